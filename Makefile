@@ -1,0 +1,33 @@
+# One word per action, the same here and in CI. Needs only Python 3.11, git and pip on the machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test lint format clean
+
+install: $(INSTALLED)  ## create .venv and install the pinned dependencies and this package
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## classify the handwritten digits of scikit-learn, from Parquet to Parquet
+	$(BIN)/python -m jobs.demo
+
+test: $(INSTALLED)  ## run the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff, format check, mypy, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) .demo

@@ -1,0 +1,1 @@
+"""The jobs: runnable modules that build inputs for, or drive, the pipelines."""

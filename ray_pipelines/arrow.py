@@ -1,0 +1,75 @@
+"""Arrow types of results, errors and model inputs, and the way into them.
+
+No pickled objects: a prediction has its task's type, an error is a struct of three strings, and model inputs that
+cross a stage boundary are named tensors with dtype, shape and bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_pipelines.errors import RowError, attempt
+
+__all__ = [
+    "ERROR_TYPE",
+    "TENSORS_TYPE",
+    "errors_to_arrow",
+    "results_to_arrow",
+    "set_column",
+]
+
+ERROR_TYPE = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string())])
+
+TENSOR_TYPE = pa.struct(
+    [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("data", pa.large_binary())]
+)
+TENSORS_TYPE = pa.large_list(pa.list_(TENSOR_TYPE))
+"""The chunks of one row, each a list of named tensors (see `engine/transfer.py`)."""
+
+
+def results_to_arrow(results: Sequence[Any], result_type: pa.DataType) -> tuple[pa.Array, list[RowError | None]]:
+    """A column of results and, per row, the error that stands in its place.
+
+    Args:
+        results: Python results that fit `result_type`, or `RowError`s.
+        result_type: The type of one result.
+
+    Returns:
+        The column, null where a row failed, and the errors. A result that does not fit the type is a `RowError` too.
+    """
+    errors: list[RowError | None] = [result if isinstance(result, RowError) else None for result in results]
+    values = [None if isinstance(result, RowError) else _plain(result) for result in results]
+    try:
+        return pa.array(values, type=result_type), errors
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for index, value in enumerate(values):
+            converted = attempt("postprocess", _converter(value, result_type))
+            if isinstance(converted, RowError):
+                values[index], errors[index] = None, converted
+        return pa.array(values, type=result_type), errors
+
+
+def _converter(value: Any, result_type: pa.DataType) -> Callable[[], pa.Array]:
+    return lambda: pa.array([value], type=result_type)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of several dimensions as lists of one-dimensional arrays, which is what Arrow converts fast."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return [_plain(row) for row in value]
+    return value
+
+
+def errors_to_arrow(errors: Sequence[RowError | None]) -> pa.Array:
+    """The `error` column: null where a row is fine."""
+    return pa.array([error.as_dict() if error is not None else None for error in errors], type=ERROR_TYPE)
+
+
+def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """`table` with the column called `name` added, or replaced where it is."""
+    index = table.schema.get_field_index(name)
+    return table.append_column(name, column) if index < 0 else table.set_column(index, name, column)

@@ -1,0 +1,349 @@
+"""The job file, as frozen pydantic models: every setting, its default and its description stand here once.
+
+    task: image-classification          what to do with each row
+    model: {name: google/vit-base-...}  with which model
+    parameters: {top_k: 1}              of the task (`ray-pipelines tasks NAME` lists them)
+    inputs: {image: picture}            field of the task: column of the dataset
+    read: {path: s3://bucket/in/}       from where
+    write: {path: s3://bucket/out/}     to where
+    workers, batch, limits              how; the defaults are meant to be kept
+    max_error_rate                      when to give up
+
+`read_job` reads a file and raises one `ConfigError` that lists everything wrong with it. What needs a look at the disk
+(does the model's folder exist, does the dataset have the columns) is in `data/check.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from ray_pipelines import tasks
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.validation import describe_validation_error, did_you_mean
+
+__all__ = [
+    "BatchConfig",
+    "Job",
+    "MediaLimits",
+    "ModelConfig",
+    "ReadConfig",
+    "WorkersConfig",
+    "WriteConfig",
+    "input_problems",
+    "job_schema",
+    "read_job",
+    "validate_job",
+]
+
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+ReadFormat = Literal["parquet", "jsonl", "csv", "text", "images"]
+WriteFormat = Literal["parquet", "jsonl"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Config):
+    """The model and everything else that `transformers.pipeline()` loads."""
+
+    name: str | None = Field(None, description="Hub id or local folder; unset, the task's default model.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub; resolved to a commit once.")
+    config: str | None = Field(None, description="Hub id or folder of another configuration.")
+    tokenizer: str | None = Field(None, description="Hub id or folder of another tokenizer.")
+    feature_extractor: str | None = Field(None, description="Hub id or folder of another feature extractor.")
+    image_processor: str | None = Field(None, description="Hub id or folder of another image processor.")
+    processor: str | None = Field(None, description="Hub id or folder of another processor.")
+    use_fast: bool = Field(True, description="Use the fast (Rust) tokenizer where there is one.")
+    dtype: str = Field("auto", description=f"Precision of the weights: {', '.join(DTYPES)}; auto is the checkpoint's.")
+    device: str | int | None = Field(
+        None,
+        description="cpu, cuda, cuda:1, …; unset, a GPU where the worker has one (workers.num_gpus), else the CPU.",
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="Spread one model over devices, as accelerate does; excludes device."
+    )
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Further arguments of from_pretrained().")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Read it first.")
+    pipeline_class: str | None = Field(None, description="Your own Pipeline class, as module:Class.")
+    token: SecretStr | None = Field(
+        None, description="Hub token; better set HF_TOKEN in the environment. Never logged."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            return {"name": values}
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for old, new in (("torch_dtype", "dtype"), ("use_auth_token", "token")):
+            if old in values:
+                if new in values:
+                    raise ValueError(f"{old}: is the old name of {new}, which is given too. Drop {old}.")
+                values[new] = values.pop(old)
+        return values
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _known_dtype(cls, value: Any) -> Any:
+        name = str(value).removeprefix("torch.")
+        name = {"fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "bf16": "bfloat16"}.get(
+            name, name
+        )
+        if name not in DTYPES:
+            raise ValueError(f"expected one of {', '.join(DTYPES)}; got {value!r}.{did_you_mean(name, DTYPES)}")
+        return name
+
+    @field_validator("pipeline_class")
+    @classmethod
+    def _importable_name(cls, value: str | None) -> str | None:
+        if value is not None and value.count(":") != 1:
+            raise ValueError(f"expected module:Class; got {value!r}.")
+        return value
+
+    @model_validator(mode="after")
+    def _one_device(self) -> ModelConfig:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError("device: excludes device_map. Keep one of them.")
+        return self
+
+
+class WorkersConfig(_Config):
+    """How many workers hold the model, and what each of them gets."""
+
+    concurrency: int | tuple[int, int] | None = Field(
+        None, description="Number of workers, or [least, most]; unset, one per GPU, or one in all without GPUs."
+    )
+    num_gpus: float = Field(0, ge=0, description="GPUs of each worker; a fraction shares one.")
+    num_cpus: float | None = Field(
+        None, ge=0, description="CPUs of each worker; unset, 1 with a GPU, else all of a node but one (1 for reading)."
+    )
+    num_threads: int | None = Field(
+        None, gt=0, description="Torch threads of each worker; unset, its CPUs (a lone CPU worker: all of its node)."
+    )
+    stages: Literal["auto", "fused", "split"] = Field(
+        "auto",
+        description="fused: a worker does all of a row; split: CPU tasks preprocess and postprocess, workers only "
+        "forward. auto splits where a GPU worker is fed with images or audio.",
+    )
+    autoscaling: bool = Field(
+        False, description="The cluster grows on demand: start even if it cannot hold the workers yet."
+    )
+
+    @field_validator("concurrency")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        least, most = value if isinstance(value, tuple) else (value, value)
+        if least is not None and most is not None and not 1 <= least <= most:
+            raise ValueError(f"expected at least 1 worker, as N or [least, most]; got {value!r}.")
+        return value
+
+
+class BatchConfig(_Config):
+    """How rows share a forward."""
+
+    max_size: int = Field(32, gt=0, description="Rows (or chunks) of one forward at most.")
+    budget: int | None = Field(
+        None, gt=0, description="Padded cost (tokens, pixels or samples) of one forward at most; unset, no limit."
+    )
+    window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
+
+
+class MediaLimits(_Config):
+    """What a row's media may cost to decode; over it, the row is a dead letter."""
+
+    max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image.")
+    max_seconds: float = Field(4 * 3600, gt=0, description="Seconds of one recording.")
+    max_bytes: int = Field(1 << 30, gt=0, description="Bytes of one encoded image or recording.")
+
+
+class ReadConfig(_Config):
+    """Where rows come from."""
+
+    path: str | tuple[str, ...] = Field(description="File, folder or glob; local or a URI such as s3://bucket/folder.")
+    format: ReadFormat | None = Field(None, description="Unset, by the files' extensions.")
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns to read besides those of `inputs`; unset, all (write.columns narrows them)."
+    )
+    limit: int | None = Field(None, gt=0, description="Read only the first rows.")
+    rows_per_block: int = Field(
+        512, gt=0, description="Rows of one unit of work: what a worker takes, and what one output file holds."
+    )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class WriteConfig(_Config):
+    """Where results and dead letters go."""
+
+    path: str = Field(description="Folder for results/, dead_letters/, manifest.json and report.json; local or a URI.")
+    format: WriteFormat = Field("parquet", description="Format of results and dead letters.")
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns of the input to keep beside the prediction; unset, all."
+    )
+    mode: Literal["error", "overwrite"] = Field(
+        "error", description="What to do if the folder holds the output of a finished run."
+    )
+
+
+class Job(_Config):
+    """A job file."""
+
+    task: str = Field(description="Task id, e.g. text-classification; `ray-pipelines tasks` lists them.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="A hub id or folder, or a mapping.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the task.")
+    inputs: dict[str, str] = Field(
+        default_factory=dict, description="Input of the task: column. Unset, columns named like the inputs."
+    )
+    read: ReadConfig
+    write: WriteConfig
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    limits: MediaLimits = Field(default_factory=MediaLimits)
+    output_column: str = Field("prediction", min_length=1, description="Name of the column that holds the results.")
+    max_error_rate: float = Field(
+        0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
+    )
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, with `a.b=c` overrides applied.
+
+    Args:
+        path: The job file.
+        overrides: Settings such as `model.dtype=float16`; the value is read as YAML.
+
+    Raises:
+        ConfigError: One line per problem.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping with task, read and write; got {type(values).__name__}.")
+    for override in overrides:
+        _apply_override(values, override)
+    return validate_job(values)
+
+
+def validate_job(values: Mapping[str, Any]) -> Job:
+    """The job that `values` describe: types, names, the task's parameters and inputs are all checked.
+
+    Raises:
+        ConfigError: One line per problem.
+    """
+    problems: list[str] = []
+    job = None
+    try:
+        job = Job.model_validate(dict(values))
+    except ValidationError as error:
+        problems += describe_validation_error(error, "", Job)
+    name, parameters, inputs = values.get("task"), values.get("parameters"), values.get("inputs")
+    if isinstance(name, str):
+        problems += _task_problems(name, parameters or {}, inputs or {}, values.get("model"))
+    if problems or job is None:
+        raise ConfigError(problems)
+    return job
+
+
+def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[str]:
+    """What is wrong with a mapping of the task's fields to columns.
+
+    Args:
+        task: The task.
+        inputs: Field: column.
+        columns: The columns that the dataset has, where known.
+    """
+    problems: list[str] = []
+    for name, column in inputs.items():
+        try:
+            task.field(name)
+        except ConfigError as error:
+            problems += error.problems
+        if columns is not None and column not in columns:
+            hint = did_you_mean(str(column), columns)
+            problems.append(f'inputs.{name}: the dataset has no column "{column}".{hint} It has: {", ".join(columns)}.')
+    if inputs:
+        missing = [name for name in task.required_inputs if name not in inputs]
+        problems += [f"inputs.{name}: is required by {task.name}; map it to a column." for name in missing]
+    return problems
+
+
+def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[str]:
+    try:
+        task = tasks.get(name)
+    except ConfigError as error:
+        has_own_pipeline = isinstance(model, dict) and (model.get("pipeline_class") or model.get("trust_remote_code"))
+        return [] if has_own_pipeline else list(error.problems)
+    problems: list[str] = []
+    if isinstance(parameters, dict):
+        try:
+            tasks.validate_parameters(task, parameters)
+        except ConfigError as error:
+            problems += error.problems
+    if isinstance(inputs, dict):
+        problems += input_problems(task, inputs)
+    return problems
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected a.b=value.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        nested = values.setdefault(parent, {})
+        if isinstance(nested, str) and parent == "model":
+            nested = values[parent] = {"name": nested}
+        if not isinstance(nested, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a mapping in the job file.")
+        values = nested
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML.") from None
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON schema of job files, for editors."""
+    schema = Job.model_json_schema()
+    variants: list[dict[str, Any]] = []
+    for name in tasks.names():
+        task = tasks.get(name)
+        parameters = task.parameters.model_json_schema()
+        schema["$defs"].update(parameters.pop("$defs", {}))
+        schema["$defs"][task.parameters.__name__] = parameters
+        variants.append(
+            {
+                "if": {"properties": {"task": {"enum": [name, *task.aliases]}}},
+                "then": {
+                    "properties": {
+                        "parameters": {"$ref": f"#/$defs/{task.parameters.__name__}"},
+                        "inputs": {"propertyNames": {"enum": [field.name for field in task.inputs]}},
+                    }
+                },
+            }
+        )
+    schema["properties"]["model"] = {
+        "anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}],
+        "description": Job.model_fields["model"].description,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": variants}

@@ -1,0 +1,1 @@
+"""Pipelines over Ray datasets; `pipeline.py` is the file to read first."""

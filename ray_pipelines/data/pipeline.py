@@ -1,0 +1,391 @@
+"""The file to read first: one specification, run over a Ray dataset or in this process.
+
+    spec = pipeline("text-classification", model="org/model", num_gpus=1)      # light; loads nothing
+    dataset = spec(ray.data.read_parquet("s3://bucket/in"), text="review")     # lazy; adds `prediction` and `error`
+    results = spec.run(["Great!", "Never again."])                             # here and now, without Ray
+
+Over a dataset, a specification is one actor stage that does all of a row (fused), or three: CPU tasks that preprocess,
+workers that only forward, CPU tasks that postprocess (split). Nothing is materialised, and the plan is refused before
+it starts if the cluster cannot hold it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pydantic import BaseModel, ValidationError
+
+from ray_pipelines import tasks
+from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems
+from ray_pipelines.errors import ConfigError, RowError
+from ray_pipelines.validation import describe_validation_error
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.engine.runner import Runner
+
+__all__ = ["PipelineSpec", "pipeline"]
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """A task with its model and settings: light, picklable, and nothing is loaded until it runs.
+
+    Made by `pipeline()`. Call it with a `ray.data.Dataset` to get the dataset with predictions; `run` does the same
+    with a list or a generator, in this process.
+
+    Attributes:
+        task_name: Task id.
+        model: What to load.
+        parameters: Parameters of the task, as the user gave them.
+        workers: Workers and their resources.
+        batch: How rows share a forward.
+        limits: What decoding a row's media may cost.
+        output_column: Name of the column of results.
+        instances: Objects passed in place of names: a model, a tokenizer, a pipeline class.
+    """
+
+    task_name: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    output_column: str = "prediction"
+    instances: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tasks.validate_parameters(self.task, self.parameters)
+
+    @property
+    def has_own_pipeline(self) -> bool:
+        """Whether the user brings a pipeline class, or trusts the model's own."""
+        return bool(self.model.pipeline_class or self.model.trust_remote_code or "pipeline_class" in self.instances)
+
+    @property
+    def task(self) -> tasks.Task:
+        """The task."""
+        return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
+
+    def __call__(self, dataset: Dataset, *, prediction_type: pa.DataType | None = None, **inputs: str) -> Dataset:
+        """The dataset with a column of predictions and one of errors; lazy, nothing runs yet.
+
+        Args:
+            dataset: Any Ray dataset.
+            prediction_type: Arrow type of one result, for a pipeline of your own that no task file describes.
+            **inputs: Input of the task: column of the dataset, e.g. `text="review"`. Unset, columns that are named
+                like the inputs.
+
+        Returns:
+            The dataset's own columns, `prediction` (of the task's Arrow type; null where a row failed) and `error`
+            (`struct<stage, type, message>`; null where it did not). Rows keep their order within each block.
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+            ResourceError: The cluster cannot hold the workers.
+            ModelLoadError: The model's name cannot be resolved.
+        """
+        from ray_pipelines.data.resources import cluster_nodes, plan_workers
+
+        mapped = self._mapped_inputs(dataset, inputs)
+        result_type = prediction_type or self._result_type()
+        plan = plan_workers(self.workers, self.task, cluster_nodes())
+        return apply_stages(dataset, self._setup(mapped, result_type, plan), plan)
+
+    @overload
+    def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
+    @overload
+    def run(self, items: Iterator[Any], on_error: Literal["return", "raise"] = ...) -> Iterator[Any]: ...
+    def run(self, items: Iterable[Any], on_error: Literal["return", "raise"] = "return") -> Any:
+        """One result per item, in input order, in this process and without Ray.
+
+        The model is loaded at the first call and kept.
+
+        Args:
+            items: Each as `transformers` takes it: a string, a dictionary of inputs, a PIL image, an array, …
+            on_error: What becomes of an item that fails: a `RowError` in its place, or a raised one.
+
+        Returns:
+            A list for a list (or tuple), an iterator for anything else that is iterated. A result has the shape that
+            `prediction` has, as Python objects (`ray-pipelines tasks NAME` shows it).
+
+        Raises:
+            RowError: An item failed, and `on_error` is `raise`.
+            ModelLoadError: The model cannot be loaded.
+            TypeError: `items` is a single string or dictionary.
+        """
+        if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+            raise TypeError(
+                f"items: expected a list or an iterable of items; got a {type(items).__name__}. Wrap it: [item]."
+            )
+        if on_error not in ("return", "raise"):
+            raise ValueError(f'on_error: expected "return" or "raise"; got {on_error!r}.')
+        results = self._run(items, on_error)
+        return list(results) if isinstance(items, list | tuple) else results
+
+    def _run(self, items: Iterable[Any], on_error: str) -> Iterator[Any]:
+        runner = self._runner()
+        for result in runner.run(runner.steps.item_of_input(item) for item in items):
+            if on_error == "raise" and isinstance(result, RowError):
+                raise result
+            yield result
+
+    def _runner(self) -> Runner:
+        runner: Runner | None = self.__dict__.get("_loaded")
+        if runner is None:
+            from ray_pipelines.engine.hub import resolve_model
+            from ray_pipelines.engine.load import load_pipeline
+            from ray_pipelines.engine.runner import Runner
+            from ray_pipelines.engine.steps import Steps
+
+            task = self.task
+            parameters = tasks.validate_parameters(task, self.parameters)
+            pinned = resolve_model(task.name, self.model, self.instances)
+            pipe = load_pipeline(task, pinned, parameters)
+            runner = Runner(Steps(pipe, task, parameters, self.limits), self.batch)
+            self.__dict__["_loaded"] = runner
+        return runner
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
+
+    def _mapped_inputs(self, dataset: Dataset, inputs: Mapping[str, str]) -> dict[str, str]:
+        """The mapping of inputs to columns, checked against the dataset's schema where it is known."""
+        from ray_pipelines.data.workers import ERROR_COLUMN
+
+        schema = dataset.schema()
+        columns = list(schema.names) if schema is not None else None
+        task = self.task
+        if not inputs:
+            inputs = {f.name: f.name for f in task.inputs if f.required or (columns and f.name in columns)}
+        problems = input_problems(task, inputs, columns)
+        for added in (self.output_column, ERROR_COLUMN):
+            if columns is not None and added in columns:
+                problems.append(
+                    f'output_column: the dataset already has a column "{added}". Rename it, or choose another '
+                    "output_column."
+                )
+        if problems:
+            raise ConfigError(problems)
+        return dict(inputs)
+
+    def _result_type(self) -> pa.DataType:
+        task = self.task
+        if task.result_type is None:
+            raise ConfigError(
+                f"prediction_type: is required for {task.name}, whose results no task file describes. Pass the Arrow "
+                "type of one result."
+            )
+        return task.result_type(tasks.validate_parameters(task, self.parameters))
+
+    def _setup(self, inputs: Mapping[str, str], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
+        """What the workers need, with the model pinned to a commit."""
+        from ray_pipelines.data.workers import WorkerSetup
+        from ray_pipelines.engine.hub import resolve_model
+
+        pinned = resolve_model(self.task.name, self.model, self.instances)
+        instances = None
+        if self.instances:
+            import ray
+
+            instances = ray.put(dict(self.instances))
+            pinned = dataclasses.replace(pinned, instances={})
+        return WorkerSetup(
+            task_name=self.task_name,
+            has_own_pipeline=self.has_own_pipeline,
+            model=pinned,
+            instances=instances,
+            parameters=dict(self.parameters),
+            inputs=inputs,
+            output_column=self.output_column,
+            result_type=result_type,
+            batch=self.batch,
+            limits=self.limits,
+            device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
+            num_threads=plan.num_threads,
+        )
+
+
+def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
+    """The dataset through the pipeline's stages: one fused stage, or CPU, forward and CPU stages."""
+    from ray.data import ActorPoolStrategy
+
+    from ray_pipelines.data.workers import ForwardWorker, PipelineWorker, postprocess_table, preprocess_table
+
+    workers: dict[str, Any] = {
+        "compute": ActorPoolStrategy(min_size=plan.min_workers, max_size=plan.max_workers),
+        "num_cpus": plan.num_cpus,
+        "num_gpus": plan.num_gpus,
+        "fn_constructor_kwargs": {"setup": setup},
+    }
+    window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
+    if plan.stages == "fused":
+        return dataset.map_batches(PipelineWorker, **window, **workers)
+    on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": 1}
+    return (
+        dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+        .map_batches(ForwardWorker, **window, **workers)
+        .map_batches(postprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+    )
+
+
+def pipeline(
+    task: str | None = None,
+    model: Any = None,
+    *,
+    config: Any = None,
+    tokenizer: Any = None,
+    feature_extractor: Any = None,
+    image_processor: Any = None,
+    processor: Any = None,
+    revision: str | None = None,
+    use_fast: bool = True,
+    token: str | None = None,
+    device: Any = None,
+    device_map: Any = None,
+    dtype: Any = "auto",
+    model_kwargs: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    pipeline_class: Any = None,
+    num_gpus: float | None = None,
+    num_cpus: float | None = None,
+    num_threads: int | None = None,
+    concurrency: int | tuple[int, int] | None = None,
+    stages: Literal["auto", "fused", "split"] = "auto",
+    batch_size: int | None = None,
+    batch: BatchConfig | Mapping[str, Any] | None = None,
+    limits: MediaLimits | Mapping[str, Any] | None = None,
+    output_column: str = "prediction",
+    **task_parameters: Any,
+) -> PipelineSpec:
+    """A specification of a pipeline: what `transformers.pipeline()` takes, and where it should run.
+
+    Args:
+        task: Task id, e.g. `text-classification`; unset, what the hub says the model is for.
+        model: Hub id, local folder or model object; unset, the task's default.
+        config, tokenizer, feature_extractor, image_processor, processor: Hub id, folder or object of each, where it is
+            not the model's own.
+        revision: Branch, tag or commit of the model.
+        use_fast: Use the fast tokenizer where there is one.
+        token: Hub token; never logged. Also as `use_auth_token`.
+        device: `cpu`, `cuda:0`, a number, …; unset, a GPU where the worker has one.
+        device_map: Spread one model over devices, as accelerate does.
+        dtype: Precision of the weights (`float16`, `torch.float16`, …); `auto` is the checkpoint's. Also as
+            `torch_dtype`.
+        model_kwargs: Further arguments of `from_pretrained()`.
+        trust_remote_code: Run code that comes with the model.
+        pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
+        num_gpus, num_cpus, num_threads, concurrency, stages: As `workers` in a job file.
+        batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
+        batch, limits: As in a job file.
+        output_column: Name of the column of results.
+        **task_parameters: Parameters of the task, e.g. `top_k=3`; `ray-pipelines tasks NAME` lists them.
+
+    Raises:
+        ConfigError: One line per problem: an unknown task or parameter, a wrong value, two names for one thing.
+    """
+    values: dict[str, Any] = {
+        "use_fast": use_fast,
+        "device_map": device_map,
+        "dtype": dtype,
+        "model_kwargs": dict(model_kwargs or {}),
+        "trust_remote_code": bool(trust_remote_code),
+        "revision": revision,
+        "token": token or None,
+        "device": device if device is None or isinstance(device, int) else str(device),
+    }
+    for old, new, default in (("torch_dtype", "dtype", "auto"), ("use_auth_token", "token", None)):
+        if old in task_parameters:
+            warnings.warn(f"{old} is the old name of {new}.", FutureWarning, stacklevel=2)
+            value = task_parameters.pop(old)
+            if values[new] not in (default, value):
+                raise ConfigError(f"{old}: is the old name of {new}, which is given too. Drop {old}.")
+            values[new] = value
+    if values["token"] is True or values["token"] is False:
+        values["token"] = None
+    framework = task_parameters.pop("framework", None)
+    if framework not in (None, "pt"):
+        raise ConfigError(f'framework: expected "pt"; got {framework!r}. transformers 5 runs on PyTorch only.')
+    instances: dict[str, Any] = {}
+    for name, value in (
+        ("model", model),
+        ("config", config),
+        ("tokenizer", tokenizer),
+        ("feature_extractor", feature_extractor),
+        ("image_processor", image_processor),
+        ("processor", processor),
+        ("pipeline_class", pipeline_class),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, str) or hasattr(value, "__fspath__"):
+            values["name" if name == "model" else name] = str(value)
+        else:
+            instances[name] = value
+    problems: list[str] = []
+    if batch_size is not None:
+        batch = {**_as_dict(batch), "max_size": batch_size}
+    workers = {"num_gpus": num_gpus or 0, "num_cpus": num_cpus, "num_threads": num_threads, "concurrency": concurrency}
+    model_config = _validated(ModelConfig, values, "model", problems)
+    workers_config = _validated(WorkersConfig, {**workers, "stages": stages}, "workers", problems)
+    batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
+    limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
+    if task is None and not problems:
+        task = _task_of_model(model_config)
+    if task is not None:
+        own = bool(pipeline_class) or bool(trust_remote_code)
+        try:
+            tasks.validate_parameters(tasks.resolve(task, has_own_pipeline=own), task_parameters)
+        except ConfigError as error:
+            problems += error.problems
+    if problems or task is None:
+        raise ConfigError(problems)
+    return PipelineSpec(
+        task_name=task,
+        model=model_config,
+        parameters=dict(task_parameters),
+        workers=workers_config,
+        batch=batch_config,
+        limits=limits_config,
+        output_column=output_column,
+        instances=instances,
+    )
+
+
+def _as_dict(value: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
+    return value.model_dump() if isinstance(value, BaseModel) else dict(value or {})
+
+
+def _validated(model: type[Any], values: Mapping[str, Any], where: str, problems: list[str]) -> Any:
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems += describe_validation_error(error, where, model)
+        return None
+
+
+def _task_of_model(model: ModelConfig) -> str:
+    """The task that the hub names for a model.
+
+    Raises:
+        ConfigError: No task is named, or the model is not on the hub.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        token = model.token.get_secret_value() if model.token else None
+        tag = HfApi(token=token).model_info(model.name or "", revision=model.revision).pipeline_tag
+    except (HfHubHTTPError, HFValidationError, OSError):
+        tag = None
+    if tag is None:
+        raise ConfigError(f"task: is required; the hub does not say what {model.name!r} is for.")
+    return tag

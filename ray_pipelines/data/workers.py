@@ -1,0 +1,237 @@
+"""What runs in Ray's processes: the worker that holds a pipeline, and the CPU stages around a forward-only worker.
+
+Each is 1:1 and deterministic in row order: Ray replays a killed actor's work and counts what came before. Rows that
+fail have a null prediction and an `error`; the process ends only if its device is lost (`os._exit`: `sys.exit` would
+hang Ray), and Ray starts another.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ray_pipelines import tasks
+from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
+from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.engine.hub import PinnedModel
+from ray_pipelines.errors import RowError
+
+if TYPE_CHECKING:
+    from ray_pipelines.engine.runner import Runner
+
+__all__ = ["ERROR_COLUMN", "READ_ERROR_COLUMN", "ForwardWorker", "PipelineWorker", "WorkerSetup", "postprocess_table"]
+
+ERROR_COLUMN = "error"
+READ_ERROR_COLUMN = "__read_error"
+TENSORS_COLUMN = "__tensors"
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs to know, small enough to be sent to each.
+
+    Attributes:
+        task: The task.
+        model: The model, pinned.
+        instances: A Ray reference to the objects that the user passed in place of names, or None.
+        parameters: The task's parameters as the user gave them.
+        inputs: Field of the task: column.
+        output_column: Name of the column of results.
+        result_type: Arrow type of one result.
+        batch: How rows share a forward.
+        limits: What decoding may cost.
+        device: Torch device, or None to let transformers choose.
+        num_threads: Torch threads.
+    """
+
+    task_name: str
+    has_own_pipeline: bool
+    model: PinnedModel
+    instances: Any
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    output_column: str
+    result_type: pa.DataType
+    batch: BatchConfig
+    limits: MediaLimits
+    device: str | int | None
+    num_threads: int
+
+    def load(self, *, weights: bool = True) -> Runner:
+        """The runner of this setup, on this process's device."""
+        _prepare_process()
+        import torch
+
+        from ray_pipelines.engine.load import load_pipeline
+        from ray_pipelines.engine.runner import Runner
+        from ray_pipelines.engine.steps import Steps
+
+        torch.set_num_threads(self.num_threads if weights else 1)
+        task = tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
+        parameters = tasks.validate_parameters(task, self.parameters)
+        model = self.model
+        if self.instances is not None:
+            import ray
+
+            model = PinnedModel(model.config, model.sources, ray.get(self.instances))
+        pipe = load_pipeline(task, model, parameters, device=self.device, weights=weights, offline=True)
+        return Runner(Steps(pipe, task, parameters, self.limits), self.batch)
+
+
+def _prepare_process() -> None:
+    """Settings of a worker's process that libraries read when they are first imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+class PipelineWorker:
+    """The fused stage: an actor that does all of a row.
+
+    Args:
+        setup: What to load and how to run it.
+    """
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.setup = setup
+        self.runner = setup.load()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with its predictions and errors."""
+        items = items_of_table(table, self.setup, self.runner)
+        return with_results(table, exit_if_device_lost(lambda: list(self.runner.run(items))), self.setup)
+
+
+def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
+    """The first CPU stage: the table with the model inputs of each row, or its error, in place of its media.
+
+    Args:
+        table: Rows as they were read.
+        setup: The pipeline; loaded once per process, without weights.
+    """
+    from ray_pipelines.engine.transfer import pack
+    from ray_pipelines.errors import attempt
+
+    runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    packed: list[Any] = []
+    for item in items_of_table(table, setup, runner):
+        chunks = runner.preprocess(item)
+        packed.append(chunks if isinstance(chunks, RowError) else attempt("preprocess", _packer(pack, chunks)))
+    return _with_tensors(table, packed)
+
+
+class ForwardWorker:
+    """The forward stage: an actor that holds the weights and sees only model inputs.
+
+    Args:
+        setup: What to load and how to run it.
+    """
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.runner = setup.load()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with model outputs in place of model inputs."""
+        from ray_pipelines.engine.transfer import pack
+        from ray_pipelines.errors import attempt
+
+        outputs = exit_if_device_lost(lambda: list(self.runner.outputs(_chunks_of_table(table))))
+        packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
+        return _with_tensors(table, packed)
+
+
+def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
+    """The last CPU stage: the table with predictions and errors in place of model outputs."""
+    runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    results = [runner.postprocess(outputs) for outputs in _chunks_of_table(table)]
+    return with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
+
+
+def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner) -> Iterator[Any]:
+    """What the pipeline takes of each row, or the row's error; decoded one at a time, as the runner asks for them."""
+    read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
+    columns = {name: table[column] for name, column in setup.inputs.items()}
+    for row in range(table.num_rows):
+        if read_errors is not None and read_errors[row].is_valid:
+            yield RowError(**read_errors[row].as_py())
+            continue
+        fields = {name: _value(column[row]) for name, column in columns.items()}
+        if runner.steps.task.result_type is None and len(fields) == 1:
+            yield next(iter(fields.values()))
+        else:
+            yield runner.steps.item_of_fields(fields)
+
+
+def _value(scalar: Any) -> Any:
+    value = scalar.as_py()
+    return value.to_numpy() if hasattr(value, "to_numpy") else value
+
+
+def with_results(table: pa.Table, results: list[Any], setup: WorkerSetup) -> pa.Table:
+    """The user's columns, the results and the errors."""
+    column, errors = results_to_arrow(results, setup.result_type)
+    if READ_ERROR_COLUMN in table.column_names:
+        table = table.drop_columns([READ_ERROR_COLUMN])
+    table = set_column(table, setup.output_column, column)
+    return set_column(table, ERROR_COLUMN, errors_to_arrow(errors))
+
+
+def exit_if_device_lost(function: Any) -> Any:
+    """The result of `function()`; if it lost the device, this process ends at once, and Ray starts another."""
+    from ray_pipelines.engine.memory import DeviceLost
+
+    try:
+        return function()
+    except DeviceLost as error:
+        logging.getLogger(__name__).error("The device is lost, the worker starts anew: %s", error)
+        logging.shutdown()
+        os._exit(1)
+
+
+def _packer(pack: Any, chunks: Any) -> Any:
+    return lambda: [pack(chunk) for chunk in chunks]
+
+
+def _with_tensors(table: pa.Table, packed: list[Any]) -> pa.Table:
+    errors = [row if isinstance(row, RowError) else None for row in packed]
+    tensors = pa.array([None if isinstance(row, RowError) else row for row in packed], type=TENSORS_TYPE)
+    table = set_column(table, TENSORS_COLUMN, tensors)
+    return set_column(table, READ_ERROR_COLUMN, errors_to_arrow(errors))
+
+
+def _chunks_of_table(table: pa.Table) -> Iterator[Any]:
+    from ray_pipelines.engine.transfer import unpack
+
+    for tensors, error in zip(table[TENSORS_COLUMN], table[READ_ERROR_COLUMN], strict=True):
+        if error.is_valid:
+            yield RowError(**error.as_py())
+        else:
+            yield [unpack(chunk) for chunk in tensors.as_py()]
+
+
+class _Hidden:
+    """A setup that compares equal to any other of the same content, to be a key of a cache."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        import ray.cloudpickle
+
+        self.setup = setup
+        self._key = ray.cloudpickle.dumps(setup)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hidden) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@functools.lru_cache(maxsize=2)
+def _runner_without_weights(task_name: str, hidden: _Hidden) -> Runner:
+    return hidden.setup.load(weights=False)

@@ -1,0 +1,191 @@
+"""Which chunks share a forward; one batch out of many inputs, and many outputs out of one batch.
+
+Padding must change nothing. So only tensors that have a mask beside them are padded (`input_ids` or `input_values`
+with an `attention_mask`), only along axis 1, and outputs with a token axis are cut back to each chunk's own length.
+Inputs that cannot be padded share a batch if their shapes are equal, and only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+
+__all__ = ["Padding", "collate", "cost", "num_tokens", "padding_of", "plan_batches", "signature", "split_outputs"]
+
+PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
+PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
+SEQUENCES = ("input_ids", "input_values", "input_features")
+SEQUENCE_KEYS = (*SEQUENCES, *PADDED_WITH_ZERO, *PADDED_WITH_ONE, "offset_mapping", "bbox", "position_ids")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a pipeline's inputs are padded.
+
+    Attributes:
+        values: Padding value of each key that may be padded along axis 1; empty if nothing may.
+        left: Whether padding goes before the tokens, as some tokenizers want it (XLNet, generation).
+    """
+
+    values: Mapping[str, float]
+    left: bool = False
+
+    def place(self, length: int) -> slice:
+        """Where the `length` own tokens of a chunk stand along a padded axis."""
+        return slice(-length, None) if self.left else slice(0, length)
+
+
+def padding_of(tokenizer: Any, feature_extractor: Any) -> Padding:
+    """The padding of a pipeline with these preprocessors; without a padding value, nothing is padded."""
+    values: dict[str, float] = {}
+    token = getattr(tokenizer, "pad_token_id", None)
+    if token is not None:
+        values["input_ids"] = token
+    sample = getattr(feature_extractor, "padding_value", None)
+    if sample is not None:
+        values |= {"input_values": sample, "input_features": sample}
+    if not values:
+        return Padding({})
+    return Padding(
+        {
+            **values,
+            **dict.fromkeys(PADDED_WITH_ZERO, 0),
+            **dict.fromkeys(PADDED_WITH_ONE, 1),
+            "offset_mapping": 0,
+            "bbox": 0,
+        },
+        left=getattr(tokenizer, "padding_side", "right") == "left",
+    )
+
+
+def num_tokens(inputs: Mapping[str, Any]) -> int | None:
+    """The length of a chunk along its sequence axis, or None where it has none (an image)."""
+    for key in SEQUENCES:
+        if isinstance(inputs.get(key), torch.Tensor) and inputs[key].ndim >= 2:
+            return int(inputs[key].shape[1])
+    return None
+
+
+def cost(inputs: Mapping[str, Any]) -> int:
+    """The cost of a chunk: its tokens or samples, else the pixels (or values) of its largest tensor."""
+    length = num_tokens(inputs)
+    if length is not None:
+        return length
+    return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
+
+
+def signature(inputs: Mapping[str, Any], padding: Padding) -> Hashable:
+    """What two chunks must have in common to share a batch: keys, types, and shapes but for axes that are padded."""
+    can_pad = isinstance(inputs.get("attention_mask"), torch.Tensor)
+    parts = []
+    for key in sorted(inputs):
+        value = inputs[key]
+        if isinstance(value, torch.Tensor):
+            shape: tuple[int | None, ...] = tuple(value.shape)
+            if can_pad and key in padding.values and value.ndim >= 2 and value.shape[1] == num_tokens(inputs):
+                shape = (shape[0], None, *shape[2:])
+            parts.append((key, str(value.dtype), shape))
+        else:
+            parts.append((key, type(value).__name__ if value is not None else "null", ()))
+    return tuple(part if part[0] != "sentence" else ("sentence", "", ()) for part in parts)
+
+
+def plan_batches(
+    costs: Sequence[int],
+    *,
+    max_size: int,
+    budget: int | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> list[list[int]]:
+    """Batches of indices: every index in exactly one, each batch of one group, sorted by cost and within the budget.
+
+    The padded cost of a batch is its longest cost times its size. A chunk over the budget by itself is a batch of one.
+
+    Args:
+        costs: The cost of each chunk.
+        max_size: Chunks of one batch at most.
+        budget: Padded cost of one batch at most; None for no limit.
+        groups: The group of each chunk; chunks of different groups never share a batch.
+
+    >>> plan_batches([5, 1, 2, 5], max_size=2)
+    [[1, 2], [0, 3]]
+    >>> plan_batches([5, 1, 2, 5], max_size=4, budget=6)
+    [[1, 2], [0], [3]]
+    """
+    by_group: dict[Hashable, list[int]] = {}
+    for index in range(len(costs)):
+        by_group.setdefault(groups[index] if groups is not None else None, []).append(index)
+    batches: list[list[int]] = []
+    for indices in by_group.values():
+        batch: list[int] = []
+        for index in sorted(indices, key=lambda i: costs[i]):
+            over_budget = budget is not None and costs[index] * (len(batch) + 1) > budget
+            if batch and (len(batch) >= max_size or over_budget):
+                batches.append(batch)
+                batch = []
+            batch.append(index)
+        batches.append(batch)
+    return batches
+
+
+def collate(inputs: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Any]:
+    """One batch out of chunks of equal signature: tensors padded and stacked, other values as lists.
+
+    Args:
+        inputs: Model inputs of each chunk, tensors with a leading axis of 1.
+        padding: Which keys may be padded, and with what.
+    """
+    batch: dict[str, Any] = {}
+    for key in inputs[0]:
+        values = [chunk[key] for chunk in inputs]
+        if not isinstance(values[0], torch.Tensor):
+            batch[key] = values
+            continue
+        lengths = [value.shape[1] if value.ndim >= 2 else 0 for value in values]
+        if len(set(lengths)) > 1:
+            shape = (len(values), max(lengths), *values[0].shape[2:])
+            padded = torch.full(shape, padding.values[key], dtype=values[0].dtype)
+            for row, value in enumerate(values):
+                padded[row, padding.place(lengths[row])] = value[0]
+            batch[key] = padded
+        else:
+            batch[key] = torch.cat(values)
+    return batch
+
+
+def split_outputs(
+    outputs: Mapping[str, Any],
+    lengths: Sequence[int | None],
+    is_sequence: Callable[[str], bool],
+    padding: Padding,
+) -> list[Mapping[str, Any]]:
+    """The outputs of each chunk, with a leading axis of 1, out of those of a batch.
+
+    Args:
+        outputs: Model outputs of the batch.
+        lengths: The true length of each chunk, to which outputs with a token axis are cut.
+        is_sequence: Whether an output has a token axis (axis 1).
+        padding: How the batch was padded.
+    """
+    size = len(lengths)
+    padded_length = max((length or 0 for length in lengths), default=0)
+    parts: list[Mapping[str, Any]] = []
+    for row in range(size):
+        part: dict[str, Any] = {}
+        for key, value in outputs.items():
+            if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == size:
+                own = value[row : row + 1]
+                length = lengths[row]
+                if length is not None and own.ndim >= 2 and is_sequence(key) and own.shape[1] == padded_length:
+                    own = own[:, padding.place(length)]
+                part[key] = own
+            elif isinstance(value, list) and len(value) == size:
+                part[key] = value[row]
+            else:
+                part[key] = value
+        parts.append(ModelOutput(part) if isinstance(outputs, ModelOutput) else part)
+    return parts

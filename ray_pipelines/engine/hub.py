@@ -1,0 +1,220 @@
+"""A model's name to a commit, once, and the commit to a folder of this node, once.
+
+`resolve_model` runs where a job starts: whatever a branch points to while the job runs, every worker loads the same
+commit. `stage` runs on each node: the first worker downloads under a lock, the others wait and find a complete folder.
+Workers then load from the folder, and ask the hub for nothing.
+
+A name that is a folder on this machine is used as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray_pipelines.config import ModelConfig
+from ray_pipelines.errors import ConfigError, ModelLoadError
+
+__all__ = ["PinnedModel", "Source", "default_model", "go_offline", "resolve", "resolve_model", "stage"]
+
+logger = logging.getLogger(__name__)
+
+COMPONENTS = ("config", "tokenizer", "feature_extractor", "image_processor", "processor")
+NEVER_NEEDED = ("*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "*.gguf")
+OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where files come from.
+
+    Attributes:
+        name: Hub id or folder.
+        commit: The hub commit; None for a folder.
+        has_safetensors: Whether weights in other formats can be left on the hub.
+    """
+
+    name: str
+    commit: str | None = None
+    has_safetensors: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.commit[:12]}" if self.commit else self.name
+
+
+@dataclass(frozen=True)
+class PinnedModel:
+    """A model whose names are pinned to commits, ready to be sent to workers.
+
+    Attributes:
+        config: As the user wrote it.
+        sources: Where the model (`name`) and the components that have a source of their own come from.
+        instances: Objects that the user passed in place of names: `model`, a component, or `pipeline_class`.
+    """
+
+    config: ModelConfig
+    sources: Mapping[str, Source]
+    instances: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def token(self) -> str | None:
+        """The hub token, in clear."""
+        return self.config.token.get_secret_value() if self.config.token else None
+
+    def __str__(self) -> str:
+        return str(self.sources["name"]) if "name" in self.sources else type(self.instances["model"]).__name__
+
+
+def resolve_model(task_name: str, config: ModelConfig, instances: Mapping[str, Any] | None = None) -> PinnedModel:
+    """The model with every name pinned to a commit, and the task's default model where none is named.
+
+    Raises:
+        ConfigError: A name looks like a path but is no folder, or the task has no default model.
+        ModelLoadError: The hub does not have a name, or cannot be reached.
+    """
+    instances = dict(instances or {})
+    token = config.token.get_secret_value() if config.token else None
+    sources: dict[str, Source] = {}
+    if "model" not in instances:
+        name, revision = config.name, config.revision
+        if name is None:
+            name, default_revision = default_model(task_name)
+            revision = revision or default_revision
+        sources["name"] = resolve(name, revision, token)
+    for component in COMPONENTS:
+        value = getattr(config, component)
+        if value is not None and component not in instances:
+            sources[component] = resolve(value, None, token)
+    return PinnedModel(config, sources, instances)
+
+
+def default_model(task_name: str) -> tuple[str, str | None]:
+    """Hub id and revision of the model that transformers pins for a task.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    from transformers.pipelines import check_task
+
+    try:
+        _, implementation, _ = check_task(task_name)
+    except KeyError:
+        raise ConfigError(f"model.name: {task_name} has no default model. Name one.") from None
+    default = implementation.get("default", {}).get("model")
+    if isinstance(default, dict):
+        default = default.get("pt")
+    if not default:
+        raise ConfigError(f"model.name: {task_name} has no default model. Name one.")
+    name, revision = default
+    logger.warning("No model is named; using %s at %s, the default of %s.", name, revision, task_name)
+    return name, revision
+
+
+def resolve(name: str, revision: str | None = None, token: str | bool | None = None) -> Source:
+    """The commit that `name` and `revision` mean now; a folder stays a folder.
+
+    Args:
+        name: Hub id (`org/model`) or local folder.
+        revision: Branch, tag or commit; None is the main branch.
+        token: Hub token; None takes the one of the environment.
+
+    Raises:
+        ConfigError: `name` looks like a path, but there is no such folder.
+        ModelLoadError: The hub does not have it, or cannot be reached and the local cache does not have it either.
+    """
+    if Path(name).is_dir():
+        return Source(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"model.name: expected a hub id or an existing folder; there is no folder {name!r}.")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        info = HfApi(token=token).model_info(name, revision=revision)
+    except GatedRepoError:
+        raise ModelLoadError(f"{where}: is gated. Accept its terms on the hub and set HF_TOKEN.") from None
+    except RepositoryNotFoundError:
+        raise ModelLoadError(
+            f"{where}: the hub has no such model, or it is private. Check the id and HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelLoadError(f"{where}: the hub has no such revision.") from None
+    except HFValidationError as error:
+        raise ConfigError(f"model.name: {error}") from None
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        return _resolve_in_cache(name, revision, where, error)
+    if info.sha is None:
+        raise ModelLoadError(f"{where}: the hub names no commit.")
+    files = [file.rfilename for file in info.siblings or []]
+    return Source(name, info.sha, any(file.endswith(".safetensors") for file in files))
+
+
+def _resolve_in_cache(name: str, revision: str | None, where: str, error: Exception) -> Source:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        cached = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(cached, str):
+            snapshot = Path(cached).parent
+            return Source(name, snapshot.name, any(snapshot.glob("*.safetensors")))
+    reason = type(error).__name__
+    raise ModelLoadError(
+        f"{where}: the hub cannot be reached ({reason}), and the local cache does not have it."
+    ) from None
+
+
+def stage(source: Source, token: str | bool | None = None) -> Path:
+    """The folder of this node with the files of `source`, downloaded if no worker has done so yet.
+
+    Raises:
+        ModelLoadError: A folder is not on this node, or the download failed.
+    """
+    if source.commit is None:
+        if not Path(source.name).is_dir():
+            raise ModelLoadError(
+                f"model {source.name!r}: there is no such folder on node {os.uname().nodename}. Put it on storage that "
+                "all nodes share, or use a hub id."
+            )
+        return Path(source.name).resolve()
+    from filelock import FileLock
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    locks = Path(constants.HF_HUB_CACHE) / ".ray_pipelines"
+    locks.mkdir(parents=True, exist_ok=True)
+    key = f"{source.name.replace('/', '--')}--{source.commit}"
+    complete = locks / f"{key}.complete"
+    with FileLock(locks / f"{key}.lock"):
+        try:
+            folder = snapshot_download(
+                source.name,
+                revision=source.commit,
+                token=token,
+                ignore_patterns=[*NEVER_NEEDED, *(OTHER_WEIGHTS if source.has_safetensors else ())],
+                local_files_only=complete.exists(),
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            complete.unlink(missing_ok=True)
+            raise ModelLoadError(f"model {source}: cannot be downloaded: {type(error).__name__}: {error}") from error
+        complete.touch()
+    return Path(folder)
+
+
+def go_offline() -> None:
+    """From here on, this process asks the hub for nothing."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True

@@ -1,0 +1,162 @@
+"""A specification to a real `transformers.Pipeline` on its device.
+
+`load_pipeline` turns a model's pinned names into folders of this node (`hub.py`) and hands them to
+`transformers.pipeline()`, which knows every task, custom pipelines of the hub and the user's own `pipeline_class`. With
+`weights=False` the model is built on PyTorch's `meta` device from its configuration alone: enough to preprocess and
+postprocess on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+import transformers
+from transformers.pipelines import PIPELINE_REGISTRY, check_task
+
+from ray_pipelines.engine import pipelines
+from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
+from ray_pipelines.errors import ConfigError, ModelLoadError
+from ray_pipelines.tasks import Task
+
+__all__ = ["import_class", "load_pipeline"]
+
+LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, AttributeError)
+
+
+def load_pipeline(
+    task: Task,
+    pinned: PinnedModel,
+    parameters: Any,
+    *,
+    device: str | int | None = None,
+    weights: bool = True,
+    offline: bool = False,
+) -> transformers.Pipeline:
+    """The real pipeline of `task`, loaded from folders of this node.
+
+    Args:
+        task: The task.
+        pinned: The model.
+        parameters: The task's parameters; only those that the user set reach the pipeline.
+        device: `cpu`, `cuda:0`, …; None lets transformers choose, unless `pinned.config` says.
+        weights: Load the weights; if not, the model is on the `meta` device and cannot run.
+        offline: Ask the hub for nothing more, once the files are on this node.
+
+    Raises:
+        ModelLoadError: Something could not be loaded; the message has the reason in one line.
+    """
+    pipelines.register()
+    config = pinned.config
+    folders = {name: str(stage(source, pinned.token)) for name, source in pinned.sources.items()}
+    if offline:
+        go_offline()
+    arguments: dict[str, Any] = {name: folders[name] for name in COMPONENTS if name in folders}
+    arguments |= {name: value for name, value in pinned.instances.items() if name != "model"}
+    model = pinned.instances.get("model", folders.get("name"))
+    pipeline_class = config.pipeline_class or task.pipeline_class
+    if pipeline_class and "pipeline_class" not in arguments:
+        arguments["pipeline_class"] = import_class(pipeline_class)
+    arguments |= {
+        "use_fast": config.use_fast,
+        "trust_remote_code": config.trust_remote_code,
+        "model_kwargs": dict(config.model_kwargs),
+    }
+    try:
+        if not weights:
+            return _load_without_weights(task, model, arguments, parameters)
+        if isinstance(model, str):
+            arguments["dtype"] = config.dtype
+            arguments["device_map"] = config.device_map
+        elif config.dtype != "auto":
+            model = model.to(getattr(torch, config.dtype))
+        if config.device_map is None:
+            arguments["device"] = config.device if config.device is not None else device
+        with _quiet():
+            pipe = transformers.pipeline(task.name, model=model, **arguments, **task.pipeline_parameters(parameters))
+    except LOAD_ERRORS as error:
+        raise ModelLoadError(_load_message(task, pinned, error)) from error
+    pipe.model.eval()
+    return pipe
+
+
+def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], parameters: Any) -> transformers.Pipeline:
+    """The pipeline with its model on the `meta` device, built from the configuration."""
+    pipeline_class = arguments.get("pipeline_class") or _pipeline_class(task.name)
+    if isinstance(model, str):
+        config = transformers.AutoConfig.from_pretrained(
+            arguments.pop("config", model), trust_remote_code=arguments["trust_remote_code"]
+        )
+        for component in ("tokenizer", "feature_extractor", "image_processor", "processor"):
+            if getattr(pipeline_class, f"_load_{component}", False) and component not in arguments:
+                arguments[component] = model
+        _, implementation, _ = check_task(task.name)
+        classes = [cls for cls in implementation["pt"] if type(config) in cls._model_mapping]
+        if not classes:
+            raise ValueError(f"no model class for {type(config).__name__}; use workers.stages: fused")
+        with torch.device("meta"):
+            model = classes[0].from_config(config, trust_remote_code=arguments["trust_remote_code"])
+    else:
+        config = model.config
+        with torch.device("meta"):
+            model = type(model)(config)
+    with _quiet():
+        return transformers.pipeline(
+            task.name,
+            model=model,
+            config=config,
+            device=torch.device("meta"),
+            **arguments,
+            **task.pipeline_parameters(parameters),
+        )
+
+
+def _pipeline_class(task_name: str) -> Any:
+    _, implementation, _ = PIPELINE_REGISTRY.check_task(task_name)
+    reference = implementation["impl"]
+    if not isinstance(reference, str):
+        return reference
+    module, name = reference.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def import_class(reference: str) -> type:
+    """The class called `module:Class`.
+
+    Raises:
+        ConfigError: It cannot be imported.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"model.pipeline_class: cannot import {reference!r}: {error}.") from None
+    if not isinstance(found, type) or not issubclass(found, transformers.Pipeline):
+        raise ConfigError(f"model.pipeline_class: {reference!r} is not a subclass of transformers.Pipeline.")
+    return found
+
+
+class _quiet:
+    """Silences the progress bars and notes of transformers' loading, which nobody reads in a worker's log."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        self._logging = transformers_logging
+        self._verbosity = transformers_logging.get_verbosity()
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        self._logging.set_verbosity(self._verbosity)
+        if self._bars:
+            self._logging.enable_progress_bar()
+
+
+def _load_message(task: Task, pinned: PinnedModel, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception"))]
+    reason = (causes[-1] if causes else lines[0] if lines else type(error).__name__)[:400]
+    return f"model {pinned}: cannot be loaded for {task.name}: {reason}"

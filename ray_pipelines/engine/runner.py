@@ -1,0 +1,288 @@
+"""The executor: items in, results or `RowError`s out, in input order.
+
+    items ─► preprocess each ─► plan batches ─► forward ─► postprocess each ─► results
+             errors per item    of a window     halved, bisected
+
+Used by the Ray worker, in this process (`spec.run`) and by the tests alike. Items are walked lazily: at most
+`window_rows` chunks are in memory besides the outputs of items that still wait for theirs.
+
+What one bad row can do is bounded here:
+
+- an exception while an item is preprocessed or postprocessed concerns that item;
+- a batch that does not fit the device is halved, and the smaller size is remembered; a single chunk that does not fit
+  is `RowTooLarge`;
+- a batch that fails otherwise is bisected until the guilty chunk stands alone. If every chunk of it succeeds by itself,
+  this model cannot be batched (no padding token, say), and from then on is not;
+- padding must not change results: the first padded batch is compared with its shortest chunk alone, and where they
+  differ (convolutions across tokens, masks that a model ignores) only chunks of equal length share a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from ray_pipelines.config import BatchConfig
+from ray_pipelines.engine.batching import Padding, collate, cost, num_tokens, plan_batches, signature, split_outputs
+from ray_pipelines.engine.memory import free_memory, is_out_of_memory, raise_if_device_lost
+from ray_pipelines.engine.steps import Steps
+from ray_pipelines.errors import RowError, RowTooLarge, attempt
+
+__all__ = ["Counters", "Runner"]
+
+logger = logging.getLogger(__name__)
+
+FLOAT_TOLERANCE = 1e-3
+HALF_TOLERANCE = 5e-2
+
+
+@dataclass
+class Counters:
+    """What a runner has done so far.
+
+    Attributes:
+        num_forwards: Forwards, also those that failed.
+        num_chunks: Chunks that went through one.
+        cost: Cost of these chunks: tokens, samples or values.
+        padded_cost: The same with padding.
+        num_out_of_memory: Batches that did not fit.
+        preprocess_s, forward_s, postprocess_s: Seconds in each step.
+    """
+
+    num_forwards: int = 0
+    num_chunks: int = 0
+    cost: int = 0
+    padded_cost: int = 0
+    num_out_of_memory: int = 0
+    preprocess_s: float = 0.0
+    forward_s: float = 0.0
+    postprocess_s: float = 0.0
+
+
+@dataclass
+class _Item:
+    """An item on its way: the outputs of its chunks so far, or its error."""
+
+    outputs: list[Any] = field(default_factory=list)
+    num_missing: int = 0
+    is_complete: bool = False
+    error: RowError | None = None
+
+
+class Runner:
+    """Runs items through the steps of one pipeline.
+
+    Args:
+        steps: The hosted pipeline's steps.
+        batching: How chunks share a forward.
+    """
+
+    def __init__(self, steps: Steps, batching: BatchConfig) -> None:
+        self.steps = steps
+        self.counters = Counters()
+        self._window = batching.window_rows
+        self._max_size = batching.max_size if steps.task.batched and not steps.is_random else 1
+        self._budget = batching.budget
+        self._padding = steps.padding
+        self._padding_is_checked = False
+
+    def run(self, items: Iterable[Any]) -> Iterator[Any]:
+        """One result or `RowError` per item, in input order.
+
+        Args:
+            items: What `Steps.preprocess` takes; a `RowError` among them is handed on.
+        """
+        return self._stream(items, self._postprocess)
+
+    def outputs(self, items: Iterable[Sequence[Any] | RowError]) -> Iterator[Any]:
+        """The model outputs of the chunks of each item, or its `RowError`, in input order: the forward step alone."""
+        return self._stream(items, list, explode=iter)
+
+    def preprocess(self, item: Any) -> list[Any] | RowError:
+        """All chunks of one item, or its `RowError`: the first step alone."""
+        if isinstance(item, RowError):
+            return item
+        return attempt("preprocess", lambda: list(self.steps.preprocess(item)))
+
+    def postprocess(self, outputs: Sequence[Any] | RowError) -> Any:
+        """The result of one item, or its `RowError`: the last step alone."""
+        return outputs if isinstance(outputs, RowError) else self._postprocess(outputs)
+
+    # --- items and their chunks
+
+    def _stream(self, items: Iterable[Any], finish: Any, explode: Any = None) -> Iterator[Any]:
+        explode = explode or self.steps.preprocess
+        waiting: deque[_Item] = deque()
+        window: list[tuple[_Item, Any]] = []
+        for item in items:
+            state = _Item()
+            waiting.append(state)
+            if isinstance(item, RowError):
+                state.error = item
+            else:
+                for chunk in self._chunks(state, explode, item):
+                    state.outputs.append(None)
+                    state.num_missing += 1
+                    window.append((state, (len(state.outputs) - 1, chunk)))
+                    if len(window) >= self._window:
+                        self._flush(window)
+                        if state.error is not None:
+                            break
+            state.is_complete = True
+            yield from self._finished(waiting, finish)
+        self._flush(window)
+        yield from self._finished(waiting, finish)
+
+    def _chunks(self, state: _Item, explode: Any, item: Any) -> Iterator[Any]:
+        """The chunks of an item as they are made; an error ends them and is noted."""
+        chunks: Iterator[Any] | RowError = attempt("preprocess", lambda: iter(explode(item)))
+        if isinstance(chunks, RowError):
+            state.error = chunks
+            return
+        while True:
+            start_s = time.perf_counter()
+            chunk = attempt("preprocess", partial(next, chunks, _END))
+            self.counters.preprocess_s += time.perf_counter() - start_s
+            if chunk is _END:
+                return
+            if isinstance(chunk, RowError):
+                state.error = chunk
+                return
+            yield chunk
+
+    def _flush(self, window: list[tuple[_Item, Any]]) -> None:
+        """Forward the chunks of the window and hand the outputs to their items."""
+        entries = [(state, index, chunk) for state, (index, chunk) in window if state.error is None]
+        window.clear()
+        for (state, index, _), output in zip(entries, self._forward([chunk for *_, chunk in entries]), strict=True):
+            if isinstance(output, RowError):
+                state.error = state.error or output
+            else:
+                state.outputs[index] = output
+            state.num_missing -= 1
+
+    def _finished(self, waiting: deque[_Item], finish: Any) -> Iterator[Any]:
+        while waiting and waiting[0].is_complete and (waiting[0].error or not waiting[0].num_missing):
+            state = waiting.popleft()
+            yield state.error if state.error is not None else finish(state.outputs)
+
+    def _postprocess(self, outputs: Sequence[Any]) -> Any:
+        start_s = time.perf_counter()
+        result = attempt("postprocess", lambda: self.steps.postprocess(outputs))
+        self.counters.postprocess_s += time.perf_counter() - start_s
+        return result
+
+    # --- chunks and their forwards
+
+    def _forward(self, chunks: Sequence[Any]) -> list[Any]:
+        """The outputs of each chunk, or its `RowError`."""
+        start_s = time.perf_counter()
+        outputs: list[Any] = [None] * len(chunks)
+        remaining = list(range(len(chunks)))
+        while remaining:
+            padding = self._padding
+            done: set[int] = set()
+            for batch in self._plan([chunks[index] for index in remaining]):
+                indices = [remaining[position] for position in batch]
+                made = self._forward_or_split([chunks[index] for index in indices])
+                for index, output in zip(indices, made, strict=True):
+                    outputs[index] = output
+                done.update(indices)
+                if self._padding is not padding:
+                    break
+            remaining = [index for index in remaining if index not in done]
+        self.counters.forward_s += time.perf_counter() - start_s
+        return outputs
+
+    def _plan(self, chunks: Sequence[Any]) -> list[list[int]]:
+        if self._max_size == 1:
+            return [[index] for index in range(len(chunks))]
+        return plan_batches(
+            [cost(chunk) for chunk in chunks],
+            max_size=self._max_size,
+            budget=self._budget,
+            groups=[signature(chunk, self._padding) for chunk in chunks],
+        )
+
+    def _forward_or_split(self, chunks: Sequence[Any]) -> list[Any]:
+        """The outputs of one batch; of its parts where it does not fit or fails."""
+        if len(chunks) > self._max_size:
+            size = self._max_size
+            parts = [chunks[start : start + size] for start in range(0, len(chunks), size)]
+            return [output for part in parts for output in self._forward_or_split(part)]
+        made = self._forward_once(chunks)
+        if not isinstance(made, RowError):
+            return made
+        raise_if_device_lost(made.__cause__)
+        does_not_fit = is_out_of_memory(made.__cause__)
+        if does_not_fit:
+            self.counters.num_out_of_memory += 1
+            free_memory(self.steps.pipe.device)
+        if len(chunks) == 1:
+            too_large = RowTooLarge("row: does not fit into the device's memory by itself.")
+            return [RowError.from_exception("forward", too_large) if does_not_fit else made]
+        half = (len(chunks) + 1) // 2
+        if does_not_fit:
+            self._max_size = min(self._max_size, half)
+            logger.warning("A batch of %d did not fit into memory; batches have %d at most now.", len(chunks), half)
+        outputs = [*self._forward_or_split(chunks[:half]), *self._forward_or_split(chunks[half:])]
+        if not does_not_fit and len(chunks) == 2 and not any(isinstance(output, RowError) for output in outputs):
+            self._max_size = 1
+            logger.warning("This model cannot be batched (%s); its rows run one by one.", made.message)
+        return outputs
+
+    def _forward_once(self, chunks: Sequence[Any]) -> list[Any] | RowError:
+        self.counters.num_forwards += 1
+        if len(chunks) == 1:
+            output = attempt("forward", lambda: self.steps.forward(chunks[0]))
+            self._count(chunks)
+            return output if isinstance(output, RowError) else [output]
+        outputs = attempt("forward", lambda: self._forward_batch(chunks, self._padding))
+        if isinstance(outputs, RowError):
+            return outputs
+        if not self._padding_is_checked and len({num_tokens(chunk) for chunk in chunks}) > 1:
+            self._padding_is_checked = True
+            if not self._padding_is_safe(chunks, outputs):
+                self._padding = Padding({})
+                logger.warning("Padding changes this model's results; only rows of equal length share a batch.")
+                return [output for chunk in chunks for output in self._forward_or_split([chunk])]
+        self._count(chunks)
+        return outputs
+
+    def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
+        outputs = self.steps.forward(collate(chunks, padding))
+        return split_outputs(outputs, [num_tokens(chunk) for chunk in chunks], self.steps.is_sequence, padding)
+
+    def _padding_is_safe(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
+        """Whether the shortest chunk has the same outputs alone as in its padded batch."""
+        shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
+        alone = attempt("forward", lambda: self.steps.forward(chunks[shortest]))
+        return isinstance(alone, RowError) or _are_close(alone, outputs[shortest])
+
+    def _count(self, chunks: Sequence[Any]) -> None:
+        costs = [cost(chunk) for chunk in chunks]
+        self.counters.num_chunks += len(chunks)
+        self.counters.cost += sum(costs)
+        self.counters.padded_cost += max(costs) * len(costs)
+
+
+_END = object()
+
+
+def _are_close(alone: Any, batched: Any) -> bool:
+    for name, value in alone.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            if batched[name].shape != value.shape:
+                return False
+            tolerance = FLOAT_TOLERANCE if value.dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
+            scale = 1.0 + float(value.abs().max()) if value.numel() else 1.0
+            if not torch.allclose(batched[name].float(), value.float(), rtol=0, atol=tolerance * scale, equal_nan=True):
+                return False
+    return True

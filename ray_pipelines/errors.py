@@ -1,0 +1,153 @@
+"""Every error that this package raises or records, on one screen.
+
+    RayPipelinesError
+    ├── ConfigError          the job file or the arguments are wrong              exit status 2
+    ├── JobError             the job was right, but it failed                     exit status 1
+    │   ├── ModelLoadError   a model, tokenizer or processor could not be loaded
+    │   ├── ResourceError    the cluster cannot hold the plan
+    │   └── TooManyErrors    more rows failed than `max_error_rate` allows
+    └── RowError             one row failed: its dead letter (a value, or raised on request)
+
+A failure of one row never leaves the row: `attempt` turns it into a `RowError`, which travels beside the results. The
+small exceptions below `InvalidRow` name the reasons that this package itself finds; they only ever become the `type`
+of a `RowError`.
+
+Messages read `<where>: expected <what>; got <value>. <what to do>`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
+
+__all__ = [
+    "ConfigError",
+    "InvalidInput",
+    "InvalidRow",
+    "JobError",
+    "MediaError",
+    "ModelLoadError",
+    "RayPipelinesError",
+    "ResourceError",
+    "RowError",
+    "RowTooLarge",
+    "Stage",
+    "TooManyErrors",
+    "attempt",
+]
+
+Stage = Literal["read", "decode", "preprocess", "forward", "postprocess"]
+T = TypeVar("T")
+
+MAX_MESSAGE_CHARS = 500
+
+
+class RayPipelinesError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(RayPipelinesError, ValueError):
+    """The job file or the arguments are wrong; `problems` lists everything that was found.
+
+    Attributes:
+        problems: One line for each problem, each starting with the key that is wrong.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class JobError(RayPipelinesError, RuntimeError):
+    """The job file was right, but the job failed."""
+
+
+class ModelLoadError(JobError):
+    """A model, tokenizer or processor could not be loaded."""
+
+
+class ResourceError(JobError):
+    """The cluster cannot hold the plan: starting it would hang."""
+
+
+class TooManyErrors(JobError):
+    """More rows failed than `max_error_rate` allows."""
+
+
+class InvalidRow(ValueError):
+    """A row cannot be processed; base of the reasons that this package finds itself."""
+
+
+class InvalidInput(InvalidRow):
+    """A value has the wrong type or is missing."""
+
+
+class MediaError(InvalidRow):
+    """An image or a recording cannot be decoded, or is over a decode limit."""
+
+
+class RowTooLarge(InvalidRow):
+    """A row is larger than the model or the device can take."""
+
+
+class RowError(RayPipelinesError):
+    """One row failed: what a dead letter says.
+
+    Attributes:
+        stage: Where it failed: `read`, `decode`, `preprocess`, `forward` or `postprocess`.
+        type: Name of the error's class, e.g. `MediaError`.
+        message: The reason, one line of at most 500 characters.
+    """
+
+    def __init__(self, stage: Stage, type: str, message: str) -> None:
+        self.stage: Stage = stage
+        self.type = type
+        self.message = message
+        super().__init__(f"{stage}: {type}: {message}")
+
+    @classmethod
+    def from_exception(cls, stage: Stage, error: BaseException) -> RowError:
+        """The dead letter for `error`; the exception itself stays reachable as `__cause__`."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = " ".join(lines) or type(error).__name__
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = message[: MAX_MESSAGE_CHARS - 1] + "…"
+        row_error = cls(stage, type(error).__name__, message)
+        row_error.__cause__ = error
+        # The frames' variables would keep the batch and its activations in the device's memory.
+        traceback.clear_frames(error.__traceback__)
+        return row_error
+
+    def as_dict(self) -> dict[str, str]:
+        """The three fields, as the `error` column holds them."""
+        return {"stage": self.stage, "type": self.type, "message": self.message}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowError) and self.as_dict() == other.as_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.stage, self.type, self.message))
+
+    def __repr__(self) -> str:
+        return f"RowError(stage={self.stage!r}, type={self.type!r}, message={self.message!r})"
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[Stage, str, str]]:
+        return type(self), (self.stage, self.type, self.message)
+
+
+def attempt(stage: Stage, function: Callable[[], T]) -> T | RowError:
+    """The result of `function()`, or the `RowError` that its failure makes.
+
+    This is the one place where any exception is caught: tasks run the code of many models, decoders and tokenizers on
+    data that nobody has looked at, and whatever they raise concerns one row only.
+    """
+    try:
+        return function()
+    except RowError as error:
+        return error
+    except Exception as error:
+        return RowError.from_exception(stage, error)

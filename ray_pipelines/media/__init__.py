@@ -1,0 +1,98 @@
+"""Bytes to images and samples, within limits.
+
+A media value in a row may be encoded bytes, a Hugging Face `{bytes, path}` struct, a path or URI (opened through
+fsspec), or what is already decoded: a PIL image, an array, a `{array, sampling_rate}` struct. `decode` makes of each
+what a pipeline's `preprocess` takes, or raises `MediaError`; neither an ffmpeg binary nor torchcodec is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from ray_pipelines.config import MediaLimits
+from ray_pipelines.errors import InvalidInput, MediaError
+
+__all__ = ["decode", "read_bytes"]
+
+
+def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | None = None) -> Any:
+    """The decoded form of a field's value: a PIL image in RGB, float32 samples, or the value itself.
+
+    Args:
+        value: The field's value.
+        modality: The field's modality; only `image` and `audio` are decoded.
+        limits: What decoding may cost.
+        sampling_rate: For audio: the model's rate in Hz, to which recordings are resampled.
+
+    Raises:
+        InvalidInput: The value is missing or of a type that no decoder takes.
+        MediaError: It cannot be decoded, or is over a limit.
+    """
+    if modality == "image":
+        from ray_pipelines.media.image import load_image
+
+        return load_image(value, limits)
+    if modality == "audio":
+        from ray_pipelines.media.audio import load_audio
+
+        return load_audio(value, limits, sampling_rate)
+    return value
+
+
+def read_bytes(value: Any, what: str, limits: MediaLimits) -> bytes:
+    """The encoded bytes behind `value`: bytes, a `{bytes, path}` struct, a `data:` URI, base64, or a path or URI.
+
+    Raises:
+        InvalidInput: `value` is none of these.
+        MediaError: It cannot be read, or is over `limits.max_bytes`.
+    """
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            value = value["bytes"]
+        elif isinstance(value.get("path"), str):
+            value = value["path"]
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+    elif isinstance(value, str):
+        data = _read_string(value, what, limits)
+    else:
+        got = "null" if value is None else type(value).__name__
+        raise InvalidInput(f"{what}: expected encoded bytes, a {{bytes, path}} struct or a path; got {got}.")
+    if not data:
+        raise MediaError(f"{what}: expected encoded bytes; got an empty value.")
+    _check_size(len(data), what, limits)
+    return data
+
+
+def _read_string(value: str, what: str, limits: MediaLimits) -> bytes:
+    if value.startswith("data:"):
+        return _decode_base64(value.partition(",")[2], what)
+    import fsspec
+
+    try:
+        with fsspec.open(value, "rb") as file:
+            _check_size(getattr(file, "size", None) or 0, what, limits)
+            data = file.read(limits.max_bytes + 1)
+            assert isinstance(data, bytes)
+            return data
+    except (OSError, ValueError, ImportError) as error:
+        if ("/" not in value[:64] and len(value) > 255) or len(value) > 4096:
+            return _decode_base64(value, what)
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise MediaError(f"{what}: cannot open {value!r}: {reason}.") from error
+
+
+def _decode_base64(text: str, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise MediaError(f"{what}: expected a path, a URI or base64; got a string that is none of them.") from None
+
+
+def _check_size(num_bytes: int, what: str, limits: MediaLimits) -> None:
+    if num_bytes > limits.max_bytes:
+        raise MediaError(
+            f"{what}: has {num_bytes:,} encoded bytes; the limit is {limits.max_bytes:,} (limits.max_bytes)."
+        )

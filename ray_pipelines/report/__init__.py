@@ -1,0 +1,1 @@
+"""What a run measured: figures (`metrics`) and how a terminal shows them (`terminal`)."""

@@ -1,0 +1,128 @@
+"""The figures of a run, while it goes on and when it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Progress", "RunReport"]
+
+
+@dataclass
+class Progress:
+    """What a run has done so far.
+
+    Attributes:
+        num_rows_expected: Rows of the input, where the files tell.
+        plan: The workers, in one line.
+        num_rows: Rows that are written, dead letters included.
+        num_errors: Dead letters.
+        num_blocks: Blocks that are written.
+        elapsed_s: Seconds since the start.
+        first_block_s: Seconds until the first block was written: the start-up.
+        reasons: How often each stage and type of error occurred.
+        results_files, dead_letters_files: Files that are written, below the output's folder.
+    """
+
+    num_rows_expected: int | None
+    plan: str
+    num_rows: int = 0
+    num_errors: int = 0
+    num_blocks: int = 0
+    elapsed_s: float = 0.0
+    first_block_s: float = 0.0
+    first_block_rows: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    results_files: list[str] = field(default_factory=list)
+    dead_letters_files: list[str] = field(default_factory=list)
+
+    def add(self, block: Mapping[str, Any], elapsed_s: float) -> None:
+        """Adds one written block, as `data.write.BLOCK_STATS` describes it."""
+        self.num_rows += block["num_rows"]
+        self.num_errors += block["num_errors"]
+        self.num_blocks += 1
+        self.elapsed_s = elapsed_s
+        if self.num_blocks == 1:
+            self.first_block_s, self.first_block_rows = elapsed_s, self.num_rows
+        self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
+        if block["results_file"]:
+            self.results_files.append(block["results_file"])
+        if block["dead_letters_file"]:
+            self.dead_letters_files.append(block["dead_letters_file"])
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second after the first block, or over all if there is no other."""
+        seconds = self.elapsed_s - self.first_block_s
+        if self.num_blocks > 1 and seconds > 0:
+            return (self.num_rows - self.first_block_rows) / seconds
+        return self.num_rows / self.elapsed_s if self.elapsed_s else 0.0
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a finished run did: `report.json`.
+
+    Attributes:
+        provenance: Run id, task, model and its commit, parameters, versions.
+        num_rows: Rows of the input.
+        num_results: Rows with a prediction.
+        num_errors: Dead letters.
+        reasons: How often each stage and type of error occurred.
+        elapsed_s: Seconds in all.
+        startup_s: Seconds until the first block was written.
+        rows_per_s: Rows per second after that.
+        plan: The workers, in one line.
+        results_files, dead_letters_files: The files, below the output's folder.
+    """
+
+    provenance: Mapping[str, Any]
+    num_rows: int
+    num_results: int
+    num_errors: int
+    reasons: Mapping[str, int]
+    elapsed_s: float
+    startup_s: float
+    rows_per_s: float
+    plan: str
+    results_files: tuple[str, ...]
+    dead_letters_files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, progress: Progress, provenance: Mapping[str, Any], elapsed_s: float) -> RunReport:
+        """The report of a run whose last block is written."""
+        return cls(
+            provenance=provenance,
+            num_rows=progress.num_rows,
+            num_results=progress.num_rows - progress.num_errors,
+            num_errors=progress.num_errors,
+            reasons=dict(progress.reasons.most_common()),
+            elapsed_s=elapsed_s,
+            startup_s=progress.first_block_s,
+            rows_per_s=progress.rows_per_s,
+            plan=progress.plan,
+            results_files=tuple(sorted(progress.results_files)),
+            dead_letters_files=tuple(sorted(progress.dead_letters_files)),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Rows, results and dead letters."""
+        return {"num_rows": self.num_rows, "num_results": self.num_results, "num_errors": self.num_errors}
+
+    def files(self) -> dict[str, list[str]]:
+        """The files that belong to the run."""
+        return {"results": list(self.results_files), "dead_letters": list(self.dead_letters_files)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return {
+            **self.provenance,
+            **self.counts(),
+            "errors": dict(self.reasons),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "startup_s": round(self.startup_s, 3),
+            "rows_per_s": round(self.rows_per_s, 2),
+            "workers": self.plan,
+        }

@@ -1,0 +1,116 @@
+"""How a terminal shows a run: a live line while it goes on, a table and some predictions when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from ray_pipelines.report.metrics import Progress, RunReport
+
+__all__ = ["live_progress", "prediction_table", "summary_table"]
+
+QUIET_INTERVAL_S = 10.0
+MAX_CELL_CHARS = 60
+
+
+class ProgressDisplay:
+    """Shows progress: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, bar: Bar | None) -> None:
+        self._console = console
+        self._bar = bar
+        self._task = bar.add_task("starting workers", total=None, speed="", errors="") if bar else None
+        self._shown_s = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Shows `progress`."""
+        speed = f"{progress.rows_per_s:,.0f} rows/s" if progress.num_rows else ""
+        errors = f"{progress.num_errors:,} dead letters" if progress.num_errors else ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                completed=progress.num_rows,
+                total=progress.num_rows_expected,
+                description="running" if progress.num_rows else "starting workers",
+                speed=speed,
+                errors=errors,
+            )
+        elif progress.num_rows and time.monotonic() - self._shown_s >= QUIET_INTERVAL_S:
+            self._shown_s = time.monotonic()
+            of = f" of {progress.num_rows_expected:,}" if progress.num_rows_expected else ""
+            self._console.print(f"{progress.num_rows:,}{of} rows, {speed}, {progress.num_errors:,} dead letters")
+
+
+@contextmanager
+def live_progress(console: Console) -> Iterator[ProgressDisplay]:
+    """A display to call with each `Progress`."""
+    if not console.is_terminal:
+        yield ProgressDisplay(console, None)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("[cyan]{task.fields[speed]}"),
+        TextColumn("[red]{task.fields[errors]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        yield ProgressDisplay(console, bar)
+
+
+def summary_table(report: RunReport, path: str) -> Table:
+    """The figures of a run."""
+    table = Table(title=f"{report.provenance['task']} with {report.provenance['model']}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("rows", f"{report.num_rows:,}")
+    table.add_row("results", f"{report.num_results:,}  in {path}/results/")
+    if report.num_errors:
+        table.add_row("dead letters", f"[red]{report.num_errors:,}[/]  in {path}/dead_letters/")
+        for reason, count in report.reasons.items():
+            table.add_row("", f"{count:,} x {reason}")
+    table.add_row("speed", f"{report.rows_per_s:,.0f} rows/s after {report.startup_s:.1f} s of start-up")
+    table.add_row("time", f"{report.elapsed_s:.1f} s")
+    table.add_row("workers", report.plan)
+    table.add_row("run", str(report.provenance["run_id"]))
+    return table
+
+
+def prediction_table(rows: list[dict[str, Any]], title: str = "the first predictions") -> Table:
+    """Some rows of the results, cut to what a terminal holds."""
+    table = Table(title=title)
+    names = list(rows[0]) if rows else []
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"({len(value):,} bytes)"
+    if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == {"label", "score"}:
+        text = ", ".join(f"{label['label']} {label['score']:.3f}" for label in value[:3])
+    elif isinstance(value, list) and value and isinstance(value[0], float):
+        text = f"[{', '.join(f'{number:.3f}' for number in value[:4])}, … {len(value)} values]"
+    else:
+        text = str(value)
+    return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"

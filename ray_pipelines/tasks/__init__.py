@@ -1,0 +1,287 @@
+"""What each task is: inputs, parameters, result type, cost; one flat file per task.
+
+The file name is the registry: `tasks/text_classification.py` holds the `TASK` of `text-classification`. Nothing here
+imports ray, torch or transformers, so that job files can be checked and help can be printed at once.
+
+A task file says what `transformers` does not:
+
+- `inputs`: the fields of one row and their modality, mapped to columns by a job;
+- `parameters`: a pydantic model; only what the user sets is handed to the pipeline;
+- `result_type`: the Arrow type of one result, the same for every row and batch of a run;
+- `to_result`: the pipeline's Python result made to fit that type;
+- `kept_outputs`, `sequence_outputs`: which model outputs are needed, and which of them have a token axis (axis 1) that
+  must be cut back to the row's true length after a padded batch.
+
+A task without a file (any other that `transformers` has registered, or a custom pipeline) is still served by
+`generic`: one row per forward, results as the pipeline gives them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ray_pipelines.errors import ConfigError, InvalidInput
+from ray_pipelines.validation import describe_validation_error, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "Field",
+    "Modality",
+    "Parameters",
+    "RowCall",
+    "Task",
+    "generic",
+    "get",
+    "names",
+    "require_text",
+    "resolve",
+    "validate_parameters",
+]
+
+Modality = Literal["text", "image", "audio", "video", "number", "any"]
+
+
+class Parameters(BaseModel):
+    """Base of a task's parameters: unknown names are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of a task, mapped to a column by a job.
+
+    Attributes:
+        name: Name of the field, as in `inputs: {name: column}`.
+        modality: What a value is; `image` and `audio` are decoded by `ray_pipelines.media`.
+        description: One sentence for people.
+        required: Whether every row must have it.
+    """
+
+    name: str
+    modality: Modality
+    description: str
+    required: bool = True
+
+
+def _only_value(fields: Mapping[str, Any]) -> Any:
+    (value,) = fields.values()
+    return value
+
+
+def _unchanged(result: Any, parameters: BaseModel) -> Any:
+    return result
+
+
+@dataclass(frozen=True)
+class RowCall:
+    """An item with arguments of its own for the pipeline's `preprocess`, such as this row's `candidate_labels`.
+
+    Attributes:
+        item: What `preprocess` takes first.
+        parameters: Its further arguments for this row, over those of the task.
+    """
+
+    item: Any
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task is, apart from any model.
+
+    Attributes:
+        name: The task id, e.g. `text-classification`.
+        summary: One line for people.
+        inputs: Fields of one row.
+        parameters: Pydantic model of the task's parameters.
+        result_type: Gives the Arrow type of one result for given parameters; None where it is not known beforehand.
+        result_description: One line that says what a result is.
+        aliases: Other ids of the task.
+        to_item: Makes what the pipeline's `preprocess` takes from the (decoded) fields of one row; a `RowCall` if the
+            row has arguments of its own.
+        to_result: Makes a result that fits `result_type` from the pipeline's own.
+        pipeline_parameters: Makes the keyword arguments of the pipeline from the parameters that the user set.
+        kept_outputs: Model outputs that are needed afterwards; None keeps all, `"first"` the first.
+        sequence_outputs: Of these, the outputs with a token axis (axis 1) to cut to the row's true length; `"all"`.
+        batched: Whether rows of this task can share a forward; if not, each row is run by itself.
+        pipeline_class: `module:Class` of a pipeline of this project that takes the place of the one in transformers.
+        is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
+            under a seed of its own.
+    """
+
+    name: str
+    summary: str
+    inputs: tuple[Field, ...]
+    parameters: type[BaseModel]
+    result_type: Callable[[Any], pa.DataType] | None
+    result_description: str
+    aliases: tuple[str, ...] = ()
+    to_item: Callable[[Mapping[str, Any]], Any] = _only_value
+    to_result: Callable[[Any, Any], Any] = _unchanged
+    pipeline_parameters: Callable[[Any], dict[str, Any]] = lambda parameters: parameters.model_dump(exclude_unset=True)
+    kept_outputs: tuple[str, ...] | Literal["first"] | None = None
+    sequence_outputs: tuple[str, ...] | Literal["all"] = ()
+    batched: bool = True
+    pipeline_class: str | None = None
+    is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """Names of the fields that every row must have."""
+        return tuple(f.name for f in self.inputs if f.required)
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """The modalities of all fields."""
+        return frozenset(f.modality for f in self.inputs)
+
+    def field(self, name: str) -> Field:
+        """The field called `name`.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        for candidate in self.inputs:
+            if candidate.name == name:
+                return candidate
+        known = [f.name for f in self.inputs]
+        raise ConfigError(
+            f'inputs.{name}: {self.name} has no input "{name}".{did_you_mean(name, known)} It has: {", ".join(known)}.'
+        )
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The ids of all tasks with a file of their own, in alphabetical order.
+
+    >>> "text-classification" in names()
+    True
+    """
+    files = (file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_"))
+    return tuple(sorted(stem.replace("_", "-") for stem in files))
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    return {alias: name for name in names() for alias in _load(name).aliases}
+
+
+@functools.cache
+def _load(name: str) -> Task:
+    task = importlib.import_module(f"ray_pipelines.tasks.{name.replace('-', '_')}").TASK
+    assert isinstance(task, Task) and task.name == name, f"tasks/{name}: the file's TASK must be called {name!r}"
+    return task
+
+
+def get(name: str) -> Task:
+    """The task called `name`, which may be an alias such as `sentiment-analysis`.
+
+    Raises:
+        ConfigError: No task file has that name; the message names the nearest.
+    """
+    name = _aliases().get(name, name)
+    if name in names():
+        return _load(name)
+    hint = did_you_mean(name, [*names(), *_aliases()])
+    raise ConfigError(f'task: there is no task "{name}".{hint} Known: {", ".join(names())}.')
+
+
+class _AnyParameters(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+OTHER_TASKS = (
+    "any-to-any",
+    "automatic-speech-recognition",
+    "decision",
+    "depth-estimation",
+    "document-question-answering",
+    "image-feature-extraction",
+    "image-segmentation",
+    "image-text-to-text",
+    "keypoint-matching",
+    "mask-generation",
+    "object-detection",
+    "table-question-answering",
+    "text-generation",
+    "text-to-audio",
+    "video-classification",
+    "zero-shot-audio-classification",
+    "zero-shot-classification",
+    "zero-shot-image-classification",
+    "zero-shot-object-detection",
+)
+"""Tasks that transformers 5.23 registers and that have no file here: served by `generic`."""
+
+
+def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
+    """The task called `name`, or `generic` for one that only its pipeline knows.
+
+    Args:
+        name: Task id or alias.
+        has_own_pipeline: The user brings a pipeline (`pipeline_class`, or code of the hub), so any name will do.
+
+    Raises:
+        ConfigError: Nobody knows the task.
+    """
+    known = _aliases().get(name, name) in names()
+    transformers_pipelines = sys.modules.get("transformers.pipelines")
+    is_registered = name in OTHER_TASKS or (
+        transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
+    )
+    if not known and (is_registered or has_own_pipeline):
+        return generic(name)
+    return get(name)
+
+
+def generic(name: str) -> Task:
+    """A task that nothing is known about but its pipeline: rows run one by one, results are left as they come."""
+    return Task(
+        name=name,
+        summary="A pipeline without a task file: rows run one by one.",
+        inputs=(Field("inputs", "any", "Whatever the pipeline takes."),),
+        parameters=_AnyParameters,
+        result_type=None,
+        result_description="whatever the pipeline gives",
+        batched=False,
+    )
+
+
+def validate_parameters(task: Task, parameters: Mapping[str, Any], where: str = "parameters") -> Any:
+    """The typed parameters of `task`.
+
+    Args:
+        task: The task.
+        parameters: Names and values as the user gave them.
+        where: Prefix of the key in messages.
+
+    Raises:
+        ConfigError: With one line per unknown name (and the nearest known one) or wrong value.
+    """
+    try:
+        return task.parameters.model_validate(dict(parameters))
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error, where, task.parameters)) from None
+
+
+def require_text(value: Any, field_name: str = "text") -> str:
+    """`value` if it is a string.
+
+    Raises:
+        InvalidInput: It is not; the message names its type, not its content.
+    """
+    if isinstance(value, str):
+        return value
+    got = "null" if value is None else type(value).__name__
+    raise InvalidInput(f"{field_name}: expected a string; got {got}.")

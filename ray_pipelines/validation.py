@@ -1,0 +1,76 @@
+"""Pydantic's findings as lines that a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+__all__ = ["describe_validation_error", "did_you_mean"]
+
+MAX_VALUE_CHARS = 80
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """A hint at the nearest of `candidates`, or an empty string.
+
+    >>> did_you_mean("topk", ["top_k", "function_to_apply"])
+    ' Did you mean "top_k"?'
+    >>> did_you_mean("zzz", ["top_k"])
+    ''
+    """
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def describe_validation_error(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
+    """One line per problem: `<key>: expected …; got ….`, with the nearest name for an unknown key.
+
+    Args:
+        error: What pydantic raised.
+        where: Prefix of all keys, e.g. `parameters`; may be empty.
+        model: The model that was validated, to look up the names that exist.
+    """
+    problems: dict[str, None] = {}
+    for detail in error.errors(include_url=False):
+        path = [part for part in detail["loc"] if isinstance(part, int) or not _is_union_branch(part)]
+        key = ".".join(str(part) for part in ([where] if where else []) + path)
+        problems[f"{key}: {_describe(detail, path, model)}"] = None
+    return list(problems)
+
+
+def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
+    got = _shorten(detail["input"])
+    if detail["type"] == "extra_forbidden":
+        known = _field_names(model, path[:-1])
+        return f"unknown name.{did_you_mean(str(path[-1]), known)} Known: {', '.join(known)}."
+    if detail["type"] == "missing":
+        return "is required."
+    if detail["type"] == "literal_error":
+        expected = detail["ctx"]["expected"]
+        choices = [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")]
+        return f"expected {expected}; got {got}.{did_you_mean(str(detail['input']), choices)}"
+    if detail["type"] == "value_error":
+        return str(detail["msg"]).removeprefix("Value error, ")
+    return f"expected {str(detail['msg']).removeprefix('Input should be ')}; got {got}."
+
+
+def _is_union_branch(part: str) -> bool:
+    """Whether a part of pydantic's location names a branch of a union rather than a key."""
+    return part in {"str", "int", "float", "bool", "dict"} or any(character in part for character in "[(")
+
+
+def _field_names(model: type[BaseModel], path: list[Any]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"

@@ -1,0 +1,27 @@
+"""Whether two results are the same: labels, spans and texts exactly, numbers within a tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float = 1e-4, where: str = "result") -> None:
+    """Fails where `actual` is not `expected`, and names the place."""
+    if isinstance(expected, dict):
+        assert isinstance(actual, dict) and set(actual) == set(expected), f"{where}: {actual!r} is not {expected!r}"
+        for key in expected:
+            assert_close(actual[key], expected[key], tolerance, f"{where}.{key}")
+    elif isinstance(expected, list | tuple) and not isinstance(actual, np.ndarray):
+        assert len(actual) == len(expected), f"{where}: {actual!r} is not {expected!r}"
+        for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_close(one, other, tolerance, f"{where}[{index}]")
+    elif isinstance(expected, np.ndarray) or isinstance(actual, np.ndarray):
+        one, other = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        assert one.shape == other.shape, f"{where}: shape {one.shape} is not {other.shape}"
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=where)
+    elif isinstance(expected, float | np.floating):
+        assert abs(float(actual) - float(expected)) <= tolerance, f"{where}: {actual!r} is not {expected!r}"
+    else:
+        assert actual == expected, f"{where}: {actual!r} is not {expected!r}"

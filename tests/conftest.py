@@ -1,0 +1,41 @@
+"""Fixtures of all tests: the folder is the marker, and tiny models are built once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+LEVELS = ("unit", "integration", "e2e", "gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        level = item.path.relative_to(Path(__file__).parent).parts[0]
+        if level in LEVELS:
+            item.add_marker(level)
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def model(models_folder: Path) -> Callable[[str], str]:
+    """The folder of a tiny model, built when it is first asked for."""
+    import torch
+    import transformers
+
+    from tests.tiny_models import build_model
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return lambda name: str(build_model(name, models_folder / name))
