@@ -68,10 +68,10 @@ def run(job_file: JobFile, settings: Settings = None) -> None:
     """
     job = _checked(job_file, settings or [])
     from ray_pipelines.data.job import run_job
-    from ray_pipelines.report.terminal import live_progress
+    from ray_pipelines.report.terminal import filtered_stderr, live_progress
 
     try:
-        with live_progress(err) as display:
+        with filtered_stderr() as console, live_progress(console) as display:
             result = run_job(job, display)
     except ConfigError as error:
         _fail(error, EXIT_WRONG)

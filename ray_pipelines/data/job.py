@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -156,8 +155,6 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
 
 def start_ray() -> None:
     """Connects to the cluster that `RAY_ADDRESS` or this machine has, or starts a quiet local one."""
-    # Ray prints an error line for every pool of actors (ray-project/ray#53727) and a note for every choice it makes.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 

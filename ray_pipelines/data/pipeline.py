@@ -218,6 +218,7 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
     """The dataset through the pipeline's stages: one fused stage, or CPU, forward and CPU stages."""
     from ray.data import ActorPoolStrategy
 
+    from ray_pipelines.data.resources import TASK_CPUS
     from ray_pipelines.data.workers import ForwardWorker, PipelineWorker, postprocess_table, preprocess_table
 
     workers: dict[str, Any] = {
@@ -229,7 +230,9 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
     window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
     if plan.stages == "fused":
         return dataset.map_batches(PipelineWorker, **window, **workers)
-    on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": 1}
+    # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
+    num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
+    on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
     return (
         dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
         .map_batches(ForwardWorker, **window, **workers)

@@ -149,8 +149,14 @@ class ForwardWorker:
 
 def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The last CPU stage: the table with predictions and errors in place of model outputs."""
+    from transformers.utils import ModelOutput
+
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
-    results = [runner.postprocess(outputs) for outputs in _chunks_of_table(table)]
+    results = []
+    for chunks in _chunks_of_table(table):
+        # Pipelines read outputs by key, by position and by attribute: what a ModelOutput has, and a dictionary has not.
+        outputs = chunks if isinstance(chunks, RowError) else [ModelOutput(chunk) for chunk in chunks]
+        results.append(runner.postprocess(outputs))
     return with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
 
 

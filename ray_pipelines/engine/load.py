@@ -22,6 +22,12 @@ from ray_pipelines.tasks import Task
 
 __all__ = ["import_class", "load_pipeline"]
 
+AUTO_CLASSES = {
+    "tokenizer": transformers.AutoTokenizer,
+    "feature_extractor": transformers.AutoFeatureExtractor,
+    "image_processor": transformers.AutoImageProcessor,
+    "processor": transformers.AutoProcessor,
+}
 LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, AttributeError)
 
 
@@ -88,9 +94,12 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
         config = transformers.AutoConfig.from_pretrained(
             arguments.pop("config", model), trust_remote_code=arguments["trust_remote_code"]
         )
-        for component in ("tokenizer", "feature_extractor", "image_processor", "processor"):
-            if getattr(pipeline_class, f"_load_{component}", False) and component not in arguments:
-                arguments[component] = model
+        for component, auto_class in AUTO_CLASSES.items():
+            source = arguments.get(component, model)
+            if getattr(pipeline_class, f"_load_{component}", False) and isinstance(source, str):
+                arguments[component] = auto_class.from_pretrained(
+                    source, trust_remote_code=arguments["trust_remote_code"]
+                )
         _, implementation, _ = check_task(task.name)
         classes = [cls for cls in implementation["pt"] if type(config) in cls._model_mapping]
         if not classes:

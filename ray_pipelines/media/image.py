@@ -6,6 +6,7 @@ formats whose decoders are part of Pillow itself are tried: others, such as EPS,
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from typing import Any
@@ -52,7 +53,7 @@ def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=_known_formats())
             _check_pixels(image, limits)
             image.load()
             return image
@@ -64,6 +65,13 @@ def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
         raise MediaError(f"image: is over the limit of {limits.max_pixels:,} pixels (limits.max_pixels).") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, IndexError, TypeError) as error:
         raise MediaError(f"image: cannot be decoded: {error}.") from error
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_pixels(image: Image.Image, limits: MediaLimits) -> None:

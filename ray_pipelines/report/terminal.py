@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +25,41 @@ from rich.table import Table
 
 from ray_pipelines.report.metrics import Progress, RunReport
 
-__all__ = ["live_progress", "prediction_table", "summary_table"]
+__all__ = ["filtered_stderr", "live_progress", "prediction_table", "summary_table"]
 
 QUIET_INTERVAL_S = 10.0
+NOISE = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
 MAX_CELL_CHARS = 60
+
+
+@contextmanager
+def filtered_stderr() -> Iterator[Console]:
+    """A console on the real standard error, while lines that mislead are taken out of what else is written there.
+
+    Ray's C++ core warns at every pool of actors that restarts will fail if the pool's arguments are lost, which they
+    are not (ray-project/ray#53727), and has no setting for it.
+    """
+    sys.stderr.flush()
+    real, (source, sink) = os.dup(2), os.pipe()
+    os.dup2(sink, 2)
+    os.close(sink)
+
+    def copy() -> None:
+        with os.fdopen(source, "rb") as lines, os.fdopen(os.dup(real), "wb", buffering=0) as target:
+            for line in lines:
+                if not NOISE.search(line):
+                    target.write(line)
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(os.dup(real), "w") as file:
+            yield Console(file=file)
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)
+        os.close(real)
+        thread.join(timeout=1)
 
 
 class ProgressDisplay:
