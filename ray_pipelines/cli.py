@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ray_pipelines import __version__, tasks
-from ray_pipelines.config import Job, job_schema, read_job
+from ray_pipelines.config import Job, job_schema, read_job, split_inputs
 from ray_pipelines.errors import ConfigError, RayPipelinesError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
 
     source = check_job(job)
     size_mb = sum(file.num_bytes for file in source.files) / 1e6
-    columns = ", ".join(f"{field} ← {column}" for field, column in source.inputs.items())
+    columns = ", ".join(f"{field} ← {column}" for field, column in split_inputs(source.inputs)[0].items())
     out.print(f"[green]{escape(str(job_file))} is fine.[/]")
     out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB ({columns})")
     out.print(f"  runs   {job.task} with {job.model.name or 'the default model'}")

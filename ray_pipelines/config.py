@@ -28,6 +28,7 @@ from ray_pipelines.validation import describe_validation_error, did_you_mean
 
 __all__ = [
     "BatchConfig",
+    "Constant",
     "Job",
     "MediaLimits",
     "ModelConfig",
@@ -37,6 +38,7 @@ __all__ = [
     "input_problems",
     "job_schema",
     "read_job",
+    "split_inputs",
     "validate_job",
 ]
 
@@ -196,20 +198,29 @@ class WriteConfig(_Config):
     )
 
 
+class Constant(_Config):
+    """One value of an input for all rows."""
+
+    constant: Any = Field(description="The value.")
+
+
 class Job(_Config):
     """A job file."""
 
     task: str = Field(description="Task id, e.g. text-classification; `ray-pipelines tasks` lists them.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="A hub id or folder, or a mapping.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the task.")
-    inputs: dict[str, str] = Field(
-        default_factory=dict, description="Input of the task: column. Unset, columns named like the inputs."
+    inputs: dict[str, str | list[Any] | Constant] = Field(
+        default_factory=dict,
+        description="Input of the task: column, or a value for all rows as a list or {constant: value}. Unset, columns "
+        "named like the inputs.",
     )
     read: ReadConfig
     write: WriteConfig
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
     batch: BatchConfig = Field(default_factory=BatchConfig)
     limits: MediaLimits = Field(default_factory=MediaLimits)
+    seed: int = Field(0, description="With a row's content, the seed of that row where a task draws random numbers.")
     output_column: str = Field("prediction", min_length=1, description="Name of the column that holds the results.")
     max_error_rate: float = Field(
         0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
@@ -273,11 +284,13 @@ def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequenc
         columns: The columns that the dataset has, where known.
     """
     problems: list[str] = []
-    for name, column in inputs.items():
+    mapped, _ = split_inputs(inputs)
+    for name in inputs:
         try:
             task.field(name)
         except ConfigError as error:
             problems += error.problems
+    for name, column in mapped.items():
         if columns is not None and column not in columns:
             hint = did_you_mean(str(column), columns)
             problems.append(f'inputs.{name}: the dataset has no column "{column}".{hint} It has: {", ".join(columns)}.')
@@ -285,6 +298,22 @@ def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequenc
         missing = [name for name in task.required_inputs if name not in inputs]
         problems += [f"inputs.{name}: is required by {task.name}; map it to a column." for name in missing]
     return problems
+
+
+def split_inputs(inputs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The inputs that are columns, and those that are one value for all rows.
+
+    >>> split_inputs({"text": "review", "candidate_labels": ["good", "bad"]})
+    ({'text': 'review'}, {'candidate_labels': ['good', 'bad']})
+    """
+    columns = {name: value for name, value in inputs.items() if isinstance(value, str)}
+    constants = {name: value for name, value in inputs.items() if not isinstance(value, str)}
+    for name, value in constants.items():
+        if isinstance(value, Constant):
+            constants[name] = value.constant
+        elif isinstance(value, dict) and set(value) == {"constant"}:
+            constants[name] = value["constant"]
+    return columns, constants
 
 
 def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[str]:

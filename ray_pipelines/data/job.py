@@ -62,6 +62,7 @@ def spec_of_job(job: Job) -> PipelineSpec:
         workers=job.workers,
         batch=job.batch,
         limits=job.limits,
+        seed=job.seed,
         output_column=job.output_column,
     )
 

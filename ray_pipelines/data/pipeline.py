@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pydantic import BaseModel, ValidationError
 
 from ray_pipelines import tasks
-from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems
+from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems, split_inputs
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.validation import describe_validation_error
 
@@ -49,6 +49,7 @@ class PipelineSpec:
         workers: Workers and their resources.
         batch: How rows share a forward.
         limits: What decoding a row's media may cost.
+        seed: With a row's content, the seed of that row where the task draws random numbers.
         output_column: Name of the column of results.
         instances: Objects passed in place of names: a model, a tokenizer, a pipeline class.
     """
@@ -59,6 +60,7 @@ class PipelineSpec:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     limits: MediaLimits = field(default_factory=MediaLimits)
+    seed: int = 0
     output_column: str = "prediction"
     instances: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,14 +77,14 @@ class PipelineSpec:
         """The task."""
         return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
 
-    def __call__(self, dataset: Dataset, *, prediction_type: pa.DataType | None = None, **inputs: str) -> Dataset:
+    def __call__(self, dataset: Dataset, *, prediction_type: pa.DataType | None = None, **inputs: Any) -> Dataset:
         """The dataset with a column of predictions and one of errors; lazy, nothing runs yet.
 
         Args:
             dataset: Any Ray dataset.
             prediction_type: Arrow type of one result, for a pipeline of your own that no task file describes.
-            **inputs: Input of the task: column of the dataset, e.g. `text="review"`. Unset, columns that are named
-                like the inputs.
+            **inputs: Input of the task: column of the dataset, e.g. `text="review"`, or a value for all rows, as a list
+                or `{"constant": value}`. Unset, columns that are named like the inputs.
 
         Returns:
             The dataset's own columns, `prediction` (of the task's Arrow type; null where a row failed) and `error`
@@ -150,14 +152,14 @@ class PipelineSpec:
             parameters = tasks.validate_parameters(task, self.parameters)
             pinned = resolve_model(task.name, self.model, self.instances)
             pipe = load_pipeline(task, pinned, parameters)
-            runner = Runner(Steps(pipe, task, parameters, self.limits), self.batch)
+            runner = Runner(Steps(pipe, task, parameters, self.limits, self.seed), self.batch)
             self.__dict__["_loaded"] = runner
         return runner
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
 
-    def _mapped_inputs(self, dataset: Dataset, inputs: Mapping[str, str]) -> dict[str, str]:
+    def _mapped_inputs(self, dataset: Dataset, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The mapping of inputs to columns, checked against the dataset's schema where it is known."""
         from ray_pipelines.data.workers import ERROR_COLUMN
 
@@ -186,11 +188,12 @@ class PipelineSpec:
             )
         return task.result_type(tasks.validate_parameters(task, self.parameters))
 
-    def _setup(self, inputs: Mapping[str, str], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
+    def _setup(self, inputs: Mapping[str, Any], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
         """What the workers need, with the model pinned to a commit."""
         from ray_pipelines.data.workers import WorkerSetup
         from ray_pipelines.engine.hub import resolve_model
 
+        columns, constants = split_inputs(inputs)
         pinned = resolve_model(self.task.name, self.model, self.instances)
         instances = None
         if self.instances:
@@ -204,11 +207,13 @@ class PipelineSpec:
             model=pinned,
             instances=instances,
             parameters=dict(self.parameters),
-            inputs=inputs,
+            inputs=columns,
+            constants=constants,
             output_column=self.output_column,
             result_type=result_type,
             batch=self.batch,
             limits=self.limits,
+            seed=self.seed,
             device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
             num_threads=plan.num_threads,
         )
@@ -266,6 +271,7 @@ def pipeline(
     batch_size: int | None = None,
     batch: BatchConfig | Mapping[str, Any] | None = None,
     limits: MediaLimits | Mapping[str, Any] | None = None,
+    seed: int = 0,
     output_column: str = "prediction",
     **task_parameters: Any,
 ) -> PipelineSpec:
@@ -289,6 +295,7 @@ def pipeline(
         num_gpus, num_cpus, num_threads, concurrency, stages: As `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         batch, limits: As in a job file.
+        seed: With a row's content, the seed of that row where the task draws random numbers.
         output_column: Name of the column of results.
         **task_parameters: Parameters of the task, e.g. `top_k=3`; `ray-pipelines tasks NAME` lists them.
 
@@ -358,6 +365,7 @@ def pipeline(
         workers=workers_config,
         batch=batch_config,
         limits=limits_config,
+        seed=seed,
         output_column=output_column,
         instances=instances,
     )
@@ -381,13 +389,14 @@ def _task_of_model(model: ModelConfig) -> str:
     Raises:
         ConfigError: No task is named, or the model is not on the hub.
     """
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         token = model.token.get_secret_value() if model.token else None
         tag = HfApi(token=token).model_info(model.name or "", revision=model.revision).pipeline_tag
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError):
         tag = None
     if tag is None:
         raise ConfigError(f"task: is required; the hub does not say what {model.name!r} is for.")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_pipelines import tasks
-from ray_pipelines.config import Job, ReadFormat, input_problems
+from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
 from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import Unit, read_unit, sample_schema, units_of_file
 from ray_pipelines.errors import ConfigError
@@ -39,14 +39,14 @@ class Input:
         read_format: Format of the files.
         files: The files.
         schema: The columns to read.
-        inputs: Input of the task: column.
+        inputs: Input of the task: column, or a value for all rows.
         kept_columns: Columns of the input that stand beside the prediction.
     """
 
     read_format: ReadFormat
     files: tuple[SourceFile, ...]
     schema: pa.Schema
-    inputs: dict[str, str]
+    inputs: dict[str, Any]
     kept_columns: tuple[str, ...]
 
 
@@ -58,7 +58,8 @@ def describe_input(job: Job) -> Input:
     """
     task = tasks.get(job.task)
     read_format, files = find_files(job.read)
-    texts = [job.inputs.get(f.name, f.name) for f in task.inputs if f.modality == "text"]
+    mapped, _ = split_inputs(job.inputs)
+    texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality == "text"]
     schema = sample_schema(files[0], read_format, texts)
     inputs = job.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
     problems = input_problems(task, inputs, schema.names)
@@ -78,7 +79,7 @@ def describe_input(job: Job) -> Input:
     if problems:
         raise ConfigError(problems)
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
-    wanted = {*inputs.values(), *kept}
+    wanted = {*split_inputs(inputs)[0].values(), *kept}
     return Input(
         read_format=read_format,
         files=tuple(files),

@@ -42,10 +42,12 @@ class WorkerSetup:
         instances: A Ray reference to the objects that the user passed in place of names, or None.
         parameters: The task's parameters as the user gave them.
         inputs: Field of the task: column.
+        constants: Field of the task: its value in all rows.
         output_column: Name of the column of results.
         result_type: Arrow type of one result.
         batch: How rows share a forward.
         limits: What decoding may cost.
+        seed: With a row's content, the seed of that row.
         device: Torch device, or None to let transformers choose.
         num_threads: Torch threads.
     """
@@ -56,10 +58,12 @@ class WorkerSetup:
     instances: Any
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str]
+    constants: Mapping[str, Any]
     output_column: str
     result_type: pa.DataType
     batch: BatchConfig
     limits: MediaLimits
+    seed: int
     device: str | int | None
     num_threads: int
 
@@ -81,7 +85,7 @@ class WorkerSetup:
 
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         pipe = load_pipeline(task, model, parameters, device=self.device, weights=weights, offline=True)
-        return Runner(Steps(pipe, task, parameters, self.limits), self.batch)
+        return Runner(Steps(pipe, task, parameters, self.limits, self.seed), self.batch)
 
 
 def _prepare_process() -> None:
@@ -168,7 +172,7 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner) -> Itera
         if read_errors is not None and read_errors[row].is_valid:
             yield RowError(**read_errors[row].as_py())
             continue
-        fields = {name: _value(column[row]) for name, column in columns.items()}
+        fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
         if runner.steps.task.result_type is None and len(fields) == 1:
             yield next(iter(fields.values()))
         else:

@@ -130,6 +130,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
         return Source(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model.name: expected a hub id or an existing folder; there is no folder {name!r}.")
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -153,12 +154,29 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
         raise ModelLoadError(f"{where}: the hub has no such revision.") from None
     except HFValidationError as error:
         raise ConfigError(f"model.name: {error}") from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         return _resolve_in_cache(name, revision, where, error)
     if info.sha is None:
         raise ModelLoadError(f"{where}: the hub names no commit.")
+    _remember(name, revision, info.sha)
     files = [file.rfilename for file in info.siblings or []]
     return Source(name, info.sha, any(file.endswith(".safetensors") for file in files))
+
+
+def _remember(name: str, revision: str | None, commit: str) -> None:
+    """Notes in the hub's cache what a branch or tag means, as a download by its name would, for a day without the hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision == commit:
+        return
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    note = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit)
+    except OSError as error:
+        logger.warning("The hub's cache cannot be written to: %s.", error)
 
 
 def _resolve_in_cache(name: str, revision: str | None, where: str, error: Exception) -> Source:
@@ -188,6 +206,7 @@ def stage(source: Source, token: str | bool | None = None) -> Path:
                 "all nodes share, or use a hub id."
             )
         return Path(source.name).resolve()
+    import httpx2
     from filelock import FileLock
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -205,7 +224,7 @@ def stage(source: Source, token: str | bool | None = None) -> Path:
                 ignore_patterns=[*NEVER_NEEDED, *(OTHER_WEIGHTS if source.has_safetensors else ())],
                 local_files_only=complete.exists(),
             )
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             complete.unlink(missing_ok=True)
             raise ModelLoadError(f"model {source}: cannot be downloaded: {type(error).__name__}: {error}") from error
         complete.touch()

@@ -10,10 +10,15 @@ executor: many pipelines rewrite their inputs and parameters there (chats, quest
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
+import pickle
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.pipelines.base import ChunkPipeline
@@ -101,7 +106,10 @@ class Steps:
         parameters = self._step_parameters[0]
         if isinstance(item, RowCall):
             item, parameters = item.item, {**parameters, **item.parameters}
-        chunks = self.pipe.preprocess(item, **parameters)
+        with self._seeded(item):
+            chunks = self.pipe.preprocess(item, **parameters)
+            if self.is_random and isinstance(self.pipe, ChunkPipeline):
+                chunks = iter(list(chunks))
         if not isinstance(self.pipe, ChunkPipeline):
             chunks = iter([chunks])
         for chunk in chunks:
@@ -109,6 +117,10 @@ class Steps:
 
     def forward(self, inputs: Any) -> Any:
         """Model outputs on the CPU, only those that the task needs."""
+        with self._seeded(inputs):
+            return self._forward(inputs)
+
+    def _forward(self, inputs: Any) -> Any:
         if type(self.pipe).forward is not Pipeline.forward or self.task.kept_outputs is None:
             return self.pipe.forward(inputs, **self._step_parameters[1])
         with self.pipe.device_placement(), self.pipe.get_inference_context()():
@@ -130,6 +142,25 @@ class Steps:
         return self.task.sequence_outputs == "all" or output in self.task.sequence_outputs
 
     # --- details
+
+    @contextlib.contextmanager
+    def _seeded(self, content: Any) -> Iterator[None]:
+        """Random numbers that depend on the seed and on `content` alone: not on the batch, the order or the worker."""
+        if not self.is_random:
+            yield
+            return
+        seed = _digest(content) ^ self.seed
+        states = random.getstate(), np.random.get_state()
+        devices = [self.pipe.device] if self.pipe.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            try:
+                yield
+            finally:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
 
     def _normalise(self, item: Any) -> Any:
         """The item as the pipeline's own `__call__` would pass it to its executor, whose parameters are noted.
@@ -195,6 +226,26 @@ class _Reached(Exception):
         self.inputs = inputs
         preprocess, forward, postprocess = step_parameters
         self.step_parameters = (preprocess, forward, postprocess)
+
+
+def _digest(content: Any) -> int:
+    """63 bits of a hash of an item or of a chunk's model inputs."""
+    digest = hashlib.blake2b(digest_size=8)
+
+    def add(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name in sorted(value):
+                digest.update(str(name).encode())
+                add(value[name])
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.detach().cpu().float().numpy().tobytes())
+        elif isinstance(value, str):
+            digest.update(value.encode(errors="surrogatepass"))
+        else:
+            digest.update(pickle.dumps(value))
+
+    add(content)
+    return int.from_bytes(digest.digest(), "little") >> 1
 
 
 def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[str, Any]:

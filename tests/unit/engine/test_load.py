@@ -1,0 +1,210 @@
+"""Every argument of transformers' `pipeline()` has its place, and models come pinned from a hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import ray_pipelines as rp
+from tests.cases.media import TEXTS
+from tests.closeness import assert_close
+from tests.hub_server import hub_server
+
+Model = Callable[[str], str]
+
+
+class ShoutingPipeline(transformers.TextClassificationPipeline):
+    """A user's own pipeline."""
+
+    def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+        return [{**label, "label": label["label"].upper()} for label in super().postprocess(*args, **kwargs)]
+
+
+def test_objects_names_and_paths_give_the_same(model: Model) -> None:
+    folder = model("bert-classifier")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = rp.pipeline("text-classification", model=folder).run(TEXTS)
+    variants: list[dict[str, Any]] = [
+        {"model": Path(folder)},
+        {"model": loaded, "tokenizer": tokenizer},
+        {"model": folder, "tokenizer": folder, "config": folder},
+        {"model": folder, "device": "cpu", "use_fast": True, "dtype": torch.float32},
+        {"model": folder, "device": -1, "model_kwargs": {"attn_implementation": "eager"}},
+    ]
+    for arguments in variants:
+        assert_close(rp.pipeline("sentiment-analysis", **arguments).run(TEXTS), expected)
+
+
+def test_dtype_is_that_of_the_weights(model: Model) -> None:
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"), dtype="bfloat16")
+    results = spec.run(TEXTS)
+    assert spec._runner().steps.pipe.dtype is torch.bfloat16
+    assert_close(results, rp.pipeline("text-classification", model=model("bert-classifier")).run(TEXTS), 0.1)
+
+
+def test_old_names_are_accepted_with_a_warning(model: Model) -> None:
+    with pytest.warns(FutureWarning, match="torch_dtype is the old name of dtype"):
+        spec = rp.pipeline("text-classification", model=model("bert-classifier"), torch_dtype=torch.float16)
+    assert spec.model.dtype == "float16"
+    with pytest.warns(FutureWarning, match="use_auth_token is the old name of token"):
+        spec = rp.pipeline("text-classification", model=model("bert-classifier"), use_auth_token="hf_x")
+    assert spec.model.token is not None
+    with pytest.raises(rp.ConfigError, match='framework: expected "pt"'):
+        rp.pipeline("text-classification", framework="tf")
+
+
+def test_own_pipeline_class_is_hosted(model: Model) -> None:
+    folder = model("bert-classifier")
+    for reference in (ShoutingPipeline, f"{__name__}:ShoutingPipeline"):
+        spec = rp.pipeline("text-classification", model=folder, pipeline_class=reference, top_k=1)
+        plain = rp.pipeline("text-classification", model=folder, top_k=1).run(TEXTS)
+        shouted = [[{**label, "label": label["label"].upper()} for label in result] for result in plain]
+        assert_close(spec.run(TEXTS), shouted)
+    with pytest.raises(rp.ConfigError, match="cannot import 'nowhere:Nothing'"):
+        rp.pipeline("text-classification", model=folder, pipeline_class="nowhere:Nothing").run(["a"])
+
+
+CUSTOM_PIPELINE = """
+from transformers import Pipeline
+
+class LengthPipeline(Pipeline):
+    def _sanitize_parameters(self, **kwargs):
+        return {}, {}, {}
+
+    def preprocess(self, text):
+        return self.tokenizer(text, return_tensors="pt")
+
+    def _forward(self, inputs):
+        return {"length": inputs["input_ids"].shape[1], "logits": self.model(**inputs).logits}
+
+    def postprocess(self, outputs):
+        return {"length": outputs["length"]}
+"""
+
+
+def test_custom_pipeline_of_the_hub_runs_only_if_trusted(model: Model, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "custom"
+    shutil.copytree(model("bert-classifier"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["custom_pipelines"] = {
+        "text-length": {"impl": "length.LengthPipeline", "pt": ["AutoModelForSequenceClassification"]}
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "length.py").write_text(CUSTOM_PIPELINE)
+    with pytest.raises(rp.ConfigError, match='no task "text-length"'):
+        rp.pipeline("text-length", model=str(folder))
+    spec = rp.pipeline("text-length", model=str(folder), trust_remote_code=True)
+    assert spec.run(["a", "a a a a"]) == [{"length": 3}, {"length": 6}]
+
+
+def test_model_that_cannot_be_loaded_is_refused_with_its_reason(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(rp.ModelLoadError, match="cannot be loaded for fill-mask"):
+        rp.pipeline("fill-mask", model=model("vit-classifier")).run(["a"])
+    with pytest.raises(rp.ConfigError, match="there is no folder"):
+        rp.pipeline("fill-mask", model=str(tmp_path / "nothing")).run(["a"])
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(rp.ModelLoadError):
+        rp.pipeline("fill-mask", model=str(tmp_path)).run(["a"])
+
+
+def in_fresh_process(code: str, home: Path, url: str, **environment: str) -> Any:
+    """What `code` leaves in `result`, run with an empty cache against the hub at `url`."""
+    script = f"{code}\nimport json\nprint('RESULT', json.dumps(result))"
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": url,
+        "CUDA_VISIBLE_DEVICES": "",
+        **environment,
+    }
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=env, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stdout + done.stderr
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_hub_model_is_pinned_staged_once_and_then_offline(model: Model, tmp_path: Path) -> None:
+    folder = Path(model("bert-classifier"))
+    code = """
+import ray_pipelines as rp
+from ray_pipelines import tasks
+from ray_pipelines.config import ModelConfig
+from ray_pipelines.engine.hub import resolve_model
+from ray_pipelines.engine.load import load_pipeline
+task = tasks.get("text-classification")
+pinned = resolve_model(task.name, ModelConfig(name="org/tiny", revision="main"))
+for _ in range(2):
+    pipe = load_pipeline(task, pinned, tasks.validate_parameters(task, {}), device="cpu", offline=True)
+result = [pinned.sources["name"].commit, pipe("a", top_k=1)[0]["label"], str(pinned)]
+"""
+    with hub_server({"org/tiny": folder}) as server:
+        commit, label, shown = in_fresh_process(code, tmp_path / "home", server.url)
+        assert commit == server.commit("org/tiny")
+        assert shown == f"org/tiny@{commit[:12]}"
+        assert label == rp.pipeline("text-classification", model=str(folder)).run(["a"])[0][0]["label"]
+        weights = [path for method, path in server.requests if method == "GET" and path.endswith("model.safetensors")]
+        assert len(weights) == 1
+        before = len(server.requests)
+        offline = in_fresh_process(code, tmp_path / "home", server.url, HF_HUB_OFFLINE="1")
+        assert offline[0] == commit
+        assert len(server.requests) == before
+
+
+def test_several_processes_stage_a_model_once(model: Model, tmp_path: Path) -> None:
+    code = """
+import sys
+from ray_pipelines.engine.hub import resolve, stage
+result = str(stage(resolve("org/tiny")))
+"""
+    with hub_server({"org/tiny": Path(model("bert-classifier"))}) as server:
+        env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}
+        running = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(3)]
+        assert [process.wait() for process in running] == [0, 0, 0]
+        weights = [path for method, path in server.requests if method == "GET" and path.endswith("model.safetensors")]
+        assert len(weights) == 1
+
+
+RESOLVE = """
+from ray_pipelines.engine.hub import resolve
+from ray_pipelines.errors import RayPipelinesError
+result = []
+for name, revision, token in QUESTIONS:
+    try:
+        result.append(str(resolve(name, revision, token).commit))
+    except RayPipelinesError as error:
+        result.append(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_hub_problems_are_named(model: Model, tmp_path: Path) -> None:
+    questions = [
+        ("org/none", None, None),
+        ("org/tiny", "v9", "hf_ok"),
+        ("org/tiny", None, "hf_ok"),
+        ("a b", None, None),
+    ]
+    with hub_server({"org/tiny": Path(model("bert-classifier"))}, token="hf_ok") as server:
+        results = in_fresh_process(RESOLVE.replace("QUESTIONS", repr(questions)), tmp_path, server.url)
+        assert "the hub has no such model, or it is private. Check the id and HF_TOKEN." in results[0]
+        assert "the hub has no such revision" in results[1]
+        assert results[2] == server.commit("org/tiny")
+        assert results[3].startswith("ConfigError: model.name:")
+    assert all("hf_ok" not in text for text in results)
+
+
+def test_hub_out_of_reach_is_named(tmp_path: Path) -> None:
+    questions = [("org/tiny", None, None)]
+    (result,) = in_fresh_process(RESOLVE.replace("QUESTIONS", repr(questions)), tmp_path, "http://127.0.0.1:9")
+    assert "the hub cannot be reached" in result

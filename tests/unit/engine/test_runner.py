@@ -1,0 +1,174 @@
+"""The executor against a pipeline whose device, failures and padding are in the test's hands."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_pipelines.config import BatchConfig
+from ray_pipelines.engine.batching import Padding
+from ray_pipelines.engine.memory import DeviceLost
+from ray_pipelines.engine.runner import Runner
+from ray_pipelines.errors import RowError
+
+
+class Task:
+    batched = True
+
+
+class Pipe:
+    device = torch.device("cpu")
+
+
+class FakeSteps:
+    """Items are lists of numbers: one chunk per number, as long as it says; the result is the list of their doubles.
+
+    Args:
+        capacity: Tokens that the device holds; a larger batch is out of memory.
+        guilty: Numbers whose forward fails, whatever they share it with.
+        leaks: Padding changes the outputs.
+        max_batch: A larger batch fails with an error of another kind.
+        fatal: Numbers that destroy the device.
+    """
+
+    task = Task()
+    pipe = Pipe()
+    padding = Padding({"input_ids": 0, "attention_mask": 0})
+    is_random = False
+
+    def __init__(
+        self,
+        capacity: int = 10**9,
+        guilty: Sequence[int] = (),
+        leaks: bool = False,
+        max_batch: int = 10**9,
+        fatal: Sequence[int] = (),
+    ) -> None:
+        self.capacity, self.guilty, self.leaks, self.max_batch, self.fatal = capacity, guilty, leaks, max_batch, fatal
+        self.batches: list[list[int]] = []
+
+    def preprocess(self, item: Any) -> Iterator[dict[str, Any]]:
+        for number in item:
+            if number == "bad":
+                raise ValueError("a bad chunk")
+            ids = torch.full((1, number), number)
+            yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ids = inputs["input_ids"]
+        numbers = ids.max(dim=1).values.tolist()
+        self.batches.append(numbers)
+        if ids.numel() > self.capacity:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        if set(numbers) & set(self.fatal):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if set(numbers) & set(self.guilty):
+            raise IndexError("index out of range in self")
+        if len(numbers) > self.max_batch:
+            raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
+        doubled = 2.0 * ids.max(dim=1, keepdim=True).values
+        return {"logits": doubled + (0.5 * ids.shape[1] if self.leaks else 0)}
+
+    def postprocess(self, outputs: Sequence[dict[str, Any]]) -> list[float]:
+        return [float(output["logits"]) for output in outputs]
+
+    def is_sequence(self, name: str) -> bool:
+        return False
+
+
+def run(steps: FakeSteps, items: Sequence[Any], **batching: Any) -> list[Any]:
+    runner = Runner(steps, BatchConfig(**batching))  # type: ignore[arg-type]
+    return list(runner.run(items))
+
+
+def doubled(items: Sequence[Sequence[int]]) -> list[list[float]]:
+    return [[2.0 * number for number in item] for item in items]
+
+
+ITEMS = st.lists(st.lists(st.integers(1, 30), max_size=7), max_size=25)
+
+
+@settings(deadline=None)
+@given(ITEMS, st.integers(1, 9), st.none() | st.integers(1, 200), st.integers(1, 20))
+def test_results_do_not_depend_on_batches(items: list[list[int]], size: int, budget: int | None, window: int) -> None:
+    assert run(FakeSteps(), items, max_size=size, budget=budget, window_rows=window) == doubled(items)
+
+
+def test_results_come_while_items_are_still_read() -> None:
+    seen = itertools.count()
+    items = ([next(seen) + 1] for _ in range(1000))
+    results = Runner(FakeSteps(), BatchConfig(window_rows=10)).run(items)  # type: ignore[arg-type]
+    assert next(results) == [2.0]
+    assert next(seen) <= 11
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 30))
+def test_guilty_rows_fail_alone_within_a_bound_of_forwards(numbers: list[int], guilty: int) -> None:
+    steps = FakeSteps(guilty=[guilty])
+    results = run(steps, [[number] for number in numbers], max_size=16)
+    for number, result in zip(numbers, results, strict=True):
+        assert isinstance(result, RowError) == (number == guilty)
+    num_guilty, num_batches = numbers.count(guilty), -(-len(numbers) // 16)
+    assert len(steps.batches) <= 1 + num_batches + 2 * 5 * max(num_guilty, 1) + num_guilty
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
+    steps = FakeSteps(capacity=40)
+    items = [[10] for _ in range(64)]
+    assert run(steps, items, max_size=32, window_rows=32) == doubled(items)
+    too_large = [batch for batch in steps.batches if len(batch) * 10 > 40]
+    assert [len(batch) for batch in too_large] == [32, 16, 8]
+    assert all(len(batch) == 4 for batch in steps.batches[3:])
+
+
+def test_row_that_does_not_fit_by_itself_is_a_dead_letter() -> None:
+    results = run(FakeSteps(capacity=20), [[5], [50], [7]])
+    assert results[0] == [10.0] and results[2] == [14.0]
+    assert (results[1].stage, results[1].type) == ("forward", "RowTooLarge")
+
+
+def test_model_that_cannot_be_batched_runs_row_by_row() -> None:
+    steps = FakeSteps(max_batch=1)
+    items = [[3] for _ in range(64)]
+    assert run(steps, items, max_size=8, window_rows=16) == doubled(items)
+    assert all(len(batch) == 1 for batch in steps.batches[5:])
+
+
+def test_padding_that_changes_results_is_noticed_and_given_up() -> None:
+    items = [[number] for number in (3, 9, 4, 9, 3, 5)]
+    alone = run(FakeSteps(leaks=True), items, max_size=1)
+    steps = FakeSteps(leaks=True)
+    assert run(steps, items, max_size=8, window_rows=3) == alone
+    assert [3, 9] not in [sorted(set(batch)) for batch in steps.batches[4:]]
+
+
+def test_chunk_that_fails_makes_its_row_one_error_and_leaves_no_trace() -> None:
+    results = run(FakeSteps(guilty=[7]), [[1, 7, 2], [3], [4, "bad", 5], [6]], max_size=4, window_rows=2)
+    assert [type(result).__name__ for result in results] == ["RowError", "list", "RowError", "list"]
+    assert (results[0].stage, results[2].stage) == ("forward", "preprocess")
+
+
+def test_errors_among_the_items_are_handed_on() -> None:
+    error = RowError("decode", "MediaError", "broken")
+    assert run(FakeSteps(), [[1], error, [2]]) == [[2.0], error, [4.0]]
+
+
+def test_lost_device_is_not_a_dead_letter() -> None:
+    with pytest.raises(DeviceLost):
+        run(FakeSteps(fatal=[5]), [[1], [5], [2]])
+
+
+def test_errors_hold_no_tensors_of_their_batch() -> None:
+    (error,) = run(FakeSteps(guilty=[5]), [[5]])
+    traceback, variables = error.__cause__.__traceback__, []
+    while traceback is not None:
+        variables += [value for value in traceback.tb_frame.f_locals.values() if isinstance(value, torch.Tensor)]
+        traceback = traceback.tb_next
+    assert variables == []

@@ -1,0 +1,138 @@
+"""Job files: all problems in one message, with their paths and the nearest names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ray_pipelines as rp
+from ray_pipelines import tasks
+from ray_pipelines.config import job_schema, validate_job
+
+GOOD: dict[str, Any] = {
+    "task": "text-classification",
+    "model": "org/model",
+    "inputs": {"text": "review"},
+    "read": {"path": "in"},
+    "write": {"path": "out"},
+}
+
+
+def problems_of(**changes: Any) -> list[str]:
+    with pytest.raises(rp.ConfigError) as error:
+        validate_job({**GOOD, **changes})
+    return list(error.value.problems)
+
+
+def test_all_problems_come_in_one_message() -> None:
+    problems = problems_of(
+        task="text-clasification",
+        model={"name": "x", "dtype": "flaot16", "revison": "a"},
+        read={"pth": "in"},
+        write={"path": "out", "format": "parqet"},
+        workers={"concurrency": 0, "stages": "fusd", "num_gpus": -1},
+        max_error_rate=2,
+        surprise=1,
+    )
+    text = "\n".join(problems)
+    for expected in (
+        'task: there is no task "text-clasification". Did you mean "text-classification"?',
+        "model.dtype: expected one of auto, float32, float16, bfloat16, float64; got 'flaot16'.",
+        'model.revison: unknown name. Did you mean "revision"?',
+        "read.path: is required.",
+        'read.pth: unknown name. Did you mean "path"?',
+        "write.format: expected 'parquet' or 'jsonl'; got 'parqet'. Did you mean \"parquet\"?",
+        "workers.concurrency: expected at least 1 worker",
+        "workers.stages: expected 'auto', 'fused' or 'split'; got 'fusd'. Did you mean \"fused\"?",
+        "workers.num_gpus: expected greater than or equal to 0; got -1.",
+        "max_error_rate: expected less than or equal to 1; got 2.",
+        "surprise: unknown name.",
+    ):
+        assert expected in text, text
+    assert len(problems) == 11
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"parameters": {"topk": 3}}, 'parameters.topk: unknown name. Did you mean "top_k"?'),
+        ({"parameters": {"top_k": "many"}}, "parameters.top_k: expected a valid integer"),
+        ({"parameters": {"function_to_apply": "sofmax"}}, 'Did you mean "softmax"?'),
+        ({"inputs": {"txt": "review"}}, 'inputs.txt: text-classification has no input "txt". Did you mean "text"?'),
+        ({"inputs": {"text_pair": "b"}}, "inputs.text: is required by text-classification"),
+        ({"model": {"name": "a", "device": "cpu", "device_map": "auto"}}, "device: excludes device_map"),
+        ({"model": {"torch_dtype": "float16", "dtype": "float16"}}, "torch_dtype: is the old name of dtype"),
+        ({"model": {"pipeline_class": "nothing"}}, "model.pipeline_class: expected module:Class; got 'nothing'."),
+    ],
+)
+def test_problem_names_its_key(changes: dict[str, Any], expected: str) -> None:
+    assert any(expected in problem for problem in problems_of(**changes))
+
+
+def test_stride_without_aggregation_is_refused() -> None:
+    (problem,) = problems_of(task="ner", parameters={"stride": 4})
+    assert "stride: expected an aggregation_strategy" in problem
+
+
+def test_aliases_and_old_names_are_accepted() -> None:
+    job = validate_job({**GOOD, "task": "sentiment-analysis", "model": {"name": "a", "torch_dtype": "torch.bfloat16"}})
+    assert tasks.get(job.task).name == "text-classification"
+    assert job.model.dtype == "bfloat16"
+
+
+def test_token_never_shows() -> None:
+    job = validate_job({**GOOD, "model": {"name": "a", "use_auth_token": "hf_secret"}})
+    spec = rp.pipeline("text-classification", model="a", token="hf_secret")
+    assert job.model.token is not None and job.model.token.get_secret_value() == "hf_secret"
+    for text in (repr(job), str(job.model_dump()), job.model_dump_json(), repr(spec), str(spec)):
+        assert "hf_secret" not in text
+
+
+def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    job = rp.read_job(file, ["model.dtype=float16", "parameters.top_k=3", "read.limit=10", "inputs.text=body"])
+    assert (job.model.name, job.model.dtype) == ("org/model", "float16")
+    assert (job.parameters, job.read.limit, job.inputs) == ({"top_k": 3}, 10, {"text": "body"})
+    for wrong in ("nothing", "=1", "a..b=1", "task.x=1"):
+        with pytest.raises(rp.ConfigError, match="--set"):
+            rp.read_job(file, [wrong])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a: [", "job.yaml:1:5: not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
+)
+def test_file_that_is_no_job_is_refused(text: str, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    with pytest.raises(rp.ConfigError, match=expected):
+        rp.read_job(file)
+    with pytest.raises(rp.ConfigError, match="cannot be read"):
+        rp.read_job(tmp_path / "missing.yaml")
+
+
+def test_schema_is_json_schema_and_knows_each_task() -> None:
+    import jsonschema
+
+    schema = json.loads(json.dumps(job_schema()))
+    validator = jsonschema.validators.validator_for(schema)
+    validator.check_schema(schema)
+    assert validator(schema).is_valid(GOOD)
+    assert not validator(schema).is_valid({**GOOD, "parameters": {"topk": 1}})
+    assert not validator(schema).is_valid({**GOOD, "inputs": {"txt": "a"}})
+    assert not validator(schema).is_valid({**GOOD, "surprise": 1})
+
+
+def test_every_setting_is_described() -> None:
+    def undescribed(schema: dict[str, Any], where: str) -> list[str]:
+        properties = schema.get("properties", {})
+        return [f"{where}.{name}" for name, value in properties.items() if not ({"description", "$ref"} & set(value))]
+
+    schema = job_schema()
+    missing = [name for key, value in schema["$defs"].items() for name in undescribed(value, key)]
+    assert missing + undescribed(schema, "job") == []
