@@ -102,10 +102,14 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
 @app.command("tasks")
 def show_tasks(
     name: Annotated[str | None, typer.Argument(help="A task, to see its inputs, parameters and result.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The list as a Markdown table.")] = False,
 ) -> None:
     """List the tasks, or show one: its inputs, parameters, result and an example."""
     from rich.table import Table
 
+    if markdown:
+        typer.echo(task_table())
+        return
     if name is None:
         table = Table("task", "what it gives", "inputs", "result")
         for task in map(tasks.get, tasks.names()):
@@ -139,6 +143,17 @@ def show_tasks(
     out.print(f"[bold]result[/]: {escape(task.result_description)}")
     out.print(f"  Arrow: {escape(str(task.result_type(task.parameters())))}")
     out.print(f"[bold]example[/]: jobs/{task.name}.yaml")
+
+
+def task_table() -> str:
+    """The tasks as the Markdown table that stands in the README."""
+    lines = ["| task | what it gives | inputs | a result |", "|---|---|---|---|"]
+    for task in map(tasks.get, tasks.names()):
+        aliases = f" (also `{'`, `'.join(task.aliases)}`)" if task.aliases else ""
+        inputs = ", ".join(f"`{field.name}`" if field.required else f"[`{field.name}`]" for field in task.inputs)
+        result = task.result_description.replace("|", "\\|")
+        lines.append(f"| [`{task.name}`](jobs/{task.name}.yaml){aliases} | {task.summary} | {inputs} | {result} |")
+    return "\n".join(lines)
 
 
 @app.command()

@@ -164,7 +164,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
 
 
 def _remember(name: str, revision: str | None, commit: str) -> None:
-    """Notes in the hub's cache what a branch or tag means, as a download by its name would, for a day without the hub."""
+    """Notes in the hub's cache what a branch or tag means, as a download by its name would."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
