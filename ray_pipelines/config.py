@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error, did_you_mean
 
 __all__ = [
@@ -263,6 +264,7 @@ def validate_job(values: Mapping[str, Any]) -> Job:
     """
     problems: list[str] = []
     job = None
+    values = _with_modern_parameters(values)
     try:
         job = Job.model_validate(dict(values))
     except ValidationError as error:
@@ -273,6 +275,14 @@ def validate_job(values: Mapping[str, Any]) -> Job:
     if problems or job is None:
         raise ConfigError(problems)
     return job
+
+
+def _with_modern_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    name, parameters = values.get("task"), values.get("parameters")
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        return values
+    task = tasks.resolve(name, has_own_pipeline=True)
+    return {**values, "parameters": modern_parameters(task.name, parameters)}
 
 
 def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[str]:

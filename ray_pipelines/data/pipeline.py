@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from ray_pipelines import tasks
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems, split_inputs
 from ray_pipelines.errors import ConfigError, RowError
+from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from ray_pipelines.engine.runner import Runner
 
 __all__ = ["PipelineSpec", "pipeline"]
+
+WITHOUT_EFFECT = {"num_workers", "args_parser", "binary_output", "modelcard"}
+"""Arguments of transformers' `pipeline()` that are accepted for nothing: there is no DataLoader here."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class PipelineSpec:
     instances: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", modern_parameters(self.task.name, self.parameters))
         tasks.validate_parameters(self.task, self.parameters)
 
     @property
@@ -106,13 +111,14 @@ class PipelineSpec:
     def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
     @overload
     def run(self, items: Iterator[Any], on_error: Literal["return", "raise"] = ...) -> Iterator[Any]: ...
-    def run(self, items: Iterable[Any], on_error: Literal["return", "raise"] = "return") -> Any:
+    def run(self, items: Any, on_error: Literal["return", "raise"] = "return") -> Any:
         """One result per item, in input order, in this process and without Ray.
 
         The model is loaded at the first call and kept.
 
         Args:
-            items: Each as `transformers` takes it: a string, a dictionary of inputs, a PIL image, an array, …
+            items: A list, a generator, or a dataset with length and index; each item as `transformers` takes it: a
+                string, a dictionary of inputs, a PIL image, an array, …
             on_error: What becomes of an item that fails: a `RowError` in its place, or a raised one.
 
         Returns:
@@ -124,6 +130,8 @@ class PipelineSpec:
             ModelLoadError: The model cannot be loaded.
             TypeError: `items` is a single string or dictionary.
         """
+        if not isinstance(items, Iterable) and hasattr(items, "__getitem__") and hasattr(items, "__len__"):
+            items = map(items.__getitem__, range(len(items)))
         if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
             raise TypeError(
                 f"items: expected a list or an iterable of items; got a {type(items).__name__}. Wrap it: [item]."
@@ -321,6 +329,9 @@ def pipeline(
             values[new] = value
     if values["token"] is True or values["token"] is False:
         values["token"] = None
+    for name in WITHOUT_EFFECT & task_parameters.keys():
+        warnings.warn(f"{name} has no effect.", UserWarning, stacklevel=2)
+        task_parameters.pop(name)
     framework = task_parameters.pop("framework", None)
     if framework not in (None, "pt"):
         raise ConfigError(f'framework: expected "pt"; got {framework!r}. transformers 5 runs on PyTorch only.')
@@ -353,7 +364,9 @@ def pipeline(
     if task is not None:
         own = bool(pipeline_class) or bool(trust_remote_code)
         try:
-            tasks.validate_parameters(tasks.resolve(task, has_own_pipeline=own), task_parameters)
+            resolved = tasks.resolve(task, has_own_pipeline=own)
+            task_parameters = modern_parameters(resolved.name, task_parameters)
+            tasks.validate_parameters(resolved, task_parameters)
         except ConfigError as error:
             problems += error.problems
     if problems or task is None:

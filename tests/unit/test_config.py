@@ -136,3 +136,13 @@ def test_every_setting_is_described() -> None:
     schema = job_schema()
     missing = [name for key, value in schema["$defs"].items() for name in undescribed(value, key)]
     assert missing + undescribed(schema, "job") == []
+
+
+def test_old_parameter_names_are_taken_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="return_all_scores is an old name; taken as top_k=None"):
+        assert validate_job({**GOOD, "parameters": {"return_all_scores": True}}).parameters == {"top_k": None}
+    with pytest.warns(FutureWarning, match="grouped_entities"):
+        spec = rp.pipeline("ner", model="org/model", grouped_entities=True)
+    assert spec.parameters == {"aggregation_strategy": "simple"}
+    with pytest.warns(UserWarning, match="num_workers has no effect"):
+        rp.pipeline("ner", model="org/model", num_workers=8)

@@ -1,0 +1,80 @@
+"""`spec.run`: lists, datasets and generators, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import ray_pipelines as rp
+from tests.closeness import assert_close
+
+Model = Callable[[str], str]
+
+
+@pytest.fixture
+def spec(model: Model) -> rp.PipelineSpec:
+    return rp.pipeline("text-classification", model=model("bert-classifier"), top_k=None)
+
+
+def test_list_gives_a_list_and_anything_else_a_lazy_iterator(spec: rp.PipelineSpec) -> None:
+    texts = ["a", "b c", "d"]
+
+    class MapStyle:
+        def __len__(self) -> int:
+            return len(texts)
+
+        def __getitem__(self, index: int) -> str:
+            return texts[index]
+
+    expected = spec.run(texts)
+    assert isinstance(expected, list)
+    assert spec.run([]) == []
+    generated = spec.run(text for text in texts)
+    assert isinstance(generated, Iterator)
+    assert_close(list(generated), expected)
+    assert_close(spec.run(tuple(texts)), expected)
+    assert_close(list(spec.run(MapStyle())), expected)
+
+
+def test_generator_without_end_is_fine(spec: rp.PipelineSpec) -> None:
+    def forever() -> Iterator[str]:
+        while True:
+            yield "again"
+
+    results = spec.run(forever())
+    assert_close(next(results), next(results))
+
+
+@pytest.mark.parametrize("items", ["one string", b"bytes", {"text": "a"}, 5, None])
+def test_single_item_is_refused_with_what_to_do(spec: rp.PipelineSpec, items: object) -> None:
+    with pytest.raises(TypeError, match=r"Wrap it: \[item\]"):
+        spec.run(items)
+
+
+def test_failed_item_is_an_error_in_its_place_or_raised(spec: rp.PipelineSpec) -> None:
+    good, bad = spec.run(["a", None])
+    assert isinstance(bad, rp.RowError) and not isinstance(good, rp.RowError)
+    assert (bad.stage, bad.type, bad.message) == ("decode", "InvalidInput", "text: expected a value; got null.")
+    with pytest.raises(rp.RowError, match="text: expected a value; got null") as raised:
+        spec.run(["a", None], on_error="raise")
+    assert raised.value.__cause__ is not None
+    with pytest.raises(ValueError, match="on_error"):
+        spec.run(["a"], on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (5, "text: expected a string; got int."),
+        (["a"], "text: expected a string; got list."),
+        ({"text_pair": "a"}, "text: expected a string; got dict."),
+        ({"text": "a", "text_pair": 3}, "text_pair: expected a string; got int."),
+        ({"text": "a", "other": "b"}, 'text-classification has no input "other"'),
+        ("word " * 500, "tokens; the model takes 64. Set truncation: true"),
+    ],
+)
+def test_reason_names_what_was_expected(spec: rp.PipelineSpec, item: object, message: str) -> None:
+    (error,) = spec.run([item])
+    assert isinstance(error, rp.RowError)
+    assert message in error.message
