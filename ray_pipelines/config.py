@@ -62,6 +62,7 @@ class ModelConfig(_Config):
     feature_extractor: str | None = Field(None, description="Hub id or folder of another feature extractor.")
     image_processor: str | None = Field(None, description="Hub id or folder of another image processor.")
     processor: str | None = Field(None, description="Hub id or folder of another processor.")
+    video_processor: str | None = Field(None, description="Hub id or folder of another video processor.")
     use_fast: bool = Field(True, description="Use the fast (Rust) tokenizer where there is one.")
     dtype: str = Field("auto", description=f"Precision of the weights: {', '.join(DTYPES)}; auto is the checkpoint's.")
     device: str | int | None = Field(

@@ -23,6 +23,7 @@ from ray_pipelines.config import Job
 from ray_pipelines.data.pipeline import PipelineSpec, apply_stages
 from ray_pipelines.data.read import Input, describe_input, read_dataset
 from ray_pipelines.data.write import REPORT, Output, refuse, write_block
+from ray_pipelines.engine.hub import COMPONENTS
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
 
@@ -196,7 +197,7 @@ def _give_up_if_hopeless(progress: Progress, job: Job, at_least: int) -> None:
 
 def _model_problems(job: Job) -> list[str]:
     problems = []
-    for key in ("name", "config", "tokenizer", "feature_extractor", "image_processor", "processor"):
+    for key in ("name", *COMPONENTS):
         value = getattr(job.model, key)
         if value is None:
             continue

@@ -262,6 +262,7 @@ def pipeline(
     feature_extractor: Any = None,
     image_processor: Any = None,
     processor: Any = None,
+    video_processor: Any = None,
     revision: str | None = None,
     use_fast: bool = True,
     token: str | None = None,
@@ -288,8 +289,8 @@ def pipeline(
     Args:
         task: Task id, e.g. `text-classification`; unset, what the hub says the model is for.
         model: Hub id, local folder or model object; unset, the task's default.
-        config, tokenizer, feature_extractor, image_processor, processor: Hub id, folder or object of each, where it is
-            not the model's own.
+        config, tokenizer, feature_extractor, image_processor, processor, video_processor: Hub id, folder or object of
+            each, where it is not the model's own.
         revision: Branch, tag or commit of the model.
         use_fast: Use the fast tokenizer where there is one.
         token: Hub token; never logged. Also as `use_auth_token`.
@@ -343,6 +344,7 @@ def pipeline(
         ("feature_extractor", feature_extractor),
         ("image_processor", image_processor),
         ("processor", processor),
+        ("video_processor", video_processor),
         ("pipeline_class", pipeline_class),
     ):
         if value is None:

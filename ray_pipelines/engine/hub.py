@@ -23,7 +23,7 @@ __all__ = ["PinnedModel", "Source", "default_model", "go_offline", "resolve", "r
 
 logger = logging.getLogger(__name__)
 
-COMPONENTS = ("config", "tokenizer", "feature_extractor", "image_processor", "processor")
+COMPONENTS = ("config", "tokenizer", "feature_extractor", "image_processor", "processor", "video_processor")
 NEVER_NEEDED = ("*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "*.gguf")
 OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
 

@@ -9,6 +9,7 @@ postprocess on a CPU.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def load_pipeline(
         parameters: The task's parameters; only those that the user set reach the pipeline.
         device: `cpu`, `cuda:0`, …; None lets transformers choose, unless `pinned.config` says.
         weights: Load the weights; if not, the model is on the `meta` device and cannot run.
-        offline: Ask the hub for nothing more, once the files are on this node.
+        offline: Ask the hub for nothing more, once the files are on this node (an adapter still needs its base model).
 
     Raises:
         ModelLoadError: Something could not be loaded; the message has the reason in one line.
@@ -56,7 +57,8 @@ def load_pipeline(
     pipelines.register()
     config = pinned.config
     folders = {name: str(stage(source, pinned.token)) for name, source in pinned.sources.items()}
-    if offline:
+    is_adapter = "name" in folders and (Path(folders["name"]) / "adapter_config.json").exists()
+    if offline and not is_adapter:
         go_offline()
     arguments: dict[str, Any] = {name: folders[name] for name in COMPONENTS if name in folders}
     arguments |= {name: value for name, value in pinned.instances.items() if name != "model"}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import transformers
 
 import ray_pipelines as rp
 from ray_pipelines import tasks
@@ -182,11 +183,34 @@ def test_model_that_cannot_be_loaded_ends_with_its_reason(model: Model) -> None:
         spec(ray.data.from_items([{"text": "a"}])).take_all()
 
 
+class TellingPipeline(transformers.TextClassificationPipeline):
+    """Says how its process is set up."""
+
+    def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+        import huggingface_hub
+        import torch
+
+        return [{"label": f"{torch.get_num_threads()} {huggingface_hub.constants.HF_HUB_OFFLINE}", "score": 1.0}]
+
+
+@pytest.mark.parametrize(("settings", "num_threads"), [({"num_cpus": 2}, 2), ({"num_cpus": 1}, 1), ({}, 4)])
+def test_worker_has_the_threads_that_it_was_given_and_is_offline(
+    settings: dict[str, int], num_threads: int, model: Model
+) -> None:
+    import ray
+
+    spec = rp.pipeline(
+        "text-classification", model=model("bert-classifier"), pipeline_class=TellingPipeline, **settings
+    )
+    (row,) = spec(ray.data.from_items([{"text": "a"}])).take_all()
+    assert row["prediction"][0]["label"] == f"{num_threads} True"
+
+
 def test_dataset_is_lazy_and_streams(model: Model) -> None:
     import ray
 
     spec = rp.pipeline("text-classification", model=model("bert-classifier"), num_cpus=1, batch={"window_rows": 10})
-    dataset = spec(ray.data.range(10_000_000).map(lambda row: {"text": f"row {row['id']}"}))
+    dataset = spec(ray.data.range(10_000_000, override_num_blocks=20_000).map(lambda row: {"text": f"row {row['id']}"}))
     assert len(dataset.take(5)) == 5
 
 
