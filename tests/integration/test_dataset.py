@@ -210,7 +210,7 @@ def test_dataset_is_lazy_and_streams(model: Model) -> None:
     import ray
 
     spec = rp.pipeline("text-classification", model=model("bert-classifier"), num_cpus=1, batch={"window_rows": 10})
-    dataset = spec(ray.data.range(10_000_000, override_num_blocks=20_000).map(lambda row: {"text": f"row {row['id']}"}))
+    dataset = spec(ray.data.range(100_000, override_num_blocks=400).map(lambda row: {"text": f"row {row['id']}"}))
     assert len(dataset.take(5)) == 5
 
 
