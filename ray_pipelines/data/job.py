@@ -7,15 +7,17 @@ manifest and the report are made of.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray_pipelines
 from ray_pipelines import tasks
@@ -29,11 +31,14 @@ from ray_pipelines.report.metrics import Progress, RunReport
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from ray.data import Dataset
+
+    from ray_pipelines.data.workers import WorkerSetup
 
 __all__ = ["JobResult", "check_job", "run_job"]
 
 ROWS_BEFORE_GIVING_UP = 1000
-POSTPROCESS_CPUS = 0.5
+WRITE_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -102,30 +107,19 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     """
     source = check_job(job)
     start_ray()
-    import ray
-    from ray.data import DataContext
-
     from ray_pipelines.data.resources import cluster_nodes, plan_workers
 
-    DataContext.get_current().enable_progress_bars = False
     start_s = time.perf_counter()
     spec = spec_of_job(job)
     plan = plan_workers(job.workers, spec.task, cluster_nodes())
-    setup = spec._setup(source.inputs, spec._result_type(), plan)
-    run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    provenance = {
-        "run_id": run_id,
-        "task": spec.task.name,
-        "model": str(setup.model),
-        "parameters": job.parameters,
-        "dtype": job.model.dtype,
-        "versions": _versions(),
-    }
+    setup = dataclasses.replace(
+        spec.worker_setup(source.inputs, spec.result_type(), plan), dropped_columns=source.dropped_columns
+    )
+    provenance = _provenance(job, setup)
     output = Output.of(job.write)
-    output.start(run_id)
-    dataset, num_rows = read_dataset(source, job)
-    dataset = apply_stages(dataset, setup, plan)
-    blocks = dataset.map_batches(
+    output.start(provenance["run_id"])
+    rows, num_rows = read_dataset(source, job)
+    blocks = apply_stages(rows, setup, plan).map_batches(
         partial(
             write_block,
             output=output,
@@ -135,24 +129,52 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         ),
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=POSTPROCESS_CPUS,
+        num_cpus=WRITE_CPUS,
     )
     progress = Progress(num_rows_expected=num_rows, plan=plan.describe())
-    if on_progress:
-        on_progress(progress)
-    try:
-        for block in blocks.iter_rows():
-            progress.add(block, time.perf_counter() - start_s)
-            if on_progress:
-                on_progress(progress)
-            _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
-    except ray.exceptions.RayError as error:
-        raise job_error(error) from error
-    _give_up_if_hopeless(progress, job, at_least=1)
+    _follow(blocks, progress, job, start_s, on_progress or (lambda progress: None))
     report = RunReport.of(progress, provenance, time.perf_counter() - start_s)
     output.write_json(REPORT, report.as_dict())
     output.commit({**provenance, "files": report.files(), **report.counts()})
     return JobResult(report, output)
+
+
+def _follow(
+    blocks: Dataset, progress: Progress, job: Job, start_s: float, on_progress: Callable[[Progress], None]
+) -> None:
+    """Runs the dataset of written blocks to its end, adding each to `progress`.
+
+    Raises:
+        TooManyErrors: More rows failed than the job allows.
+        JobError: Ray gave up.
+    """
+    import ray
+
+    blocks.context.enable_progress_bars = False
+    on_progress(progress)
+    try:
+        with warnings.catch_warnings():
+            # A small input that cannot keep every worker busy is no reason to warn.
+            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            for block in blocks.iter_rows():
+                progress.add(block, time.perf_counter() - start_s)
+                on_progress(progress)
+                _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
+    except ray.exceptions.RayError as error:
+        raise job_error(error) from error
+    _give_up_if_hopeless(progress, job, at_least=1)
+
+
+def _provenance(job: Job, setup: WorkerSetup) -> dict[str, Any]:
+    """What a result comes from."""
+    return {
+        "run_id": f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}",
+        "task": setup.task_name,
+        "model": str(setup.model),
+        "parameters": job.parameters,
+        "dtype": job.model.dtype,
+        "versions": _versions(),
+    }
 
 
 def start_ray() -> None:

@@ -103,9 +103,9 @@ class PipelineSpec:
         from ray_pipelines.data.resources import cluster_nodes, plan_workers
 
         mapped = self._mapped_inputs(dataset, inputs)
-        result_type = prediction_type or self._result_type()
+        result_type = prediction_type or self.result_type()
         plan = plan_workers(self.workers, self.task, cluster_nodes())
-        return apply_stages(dataset, self._setup(mapped, result_type, plan), plan)
+        return apply_stages(dataset, self.worker_setup(mapped, result_type, plan), plan)
 
     @overload
     def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
@@ -187,7 +187,12 @@ class PipelineSpec:
             raise ConfigError(problems)
         return dict(inputs)
 
-    def _result_type(self) -> pa.DataType:
+    def result_type(self) -> pa.DataType:
+        """The Arrow type of one result.
+
+        Raises:
+            ConfigError: No task file describes it.
+        """
         task = self.task
         if task.result_type is None:
             raise ConfigError(
@@ -196,7 +201,7 @@ class PipelineSpec:
             )
         return task.result_type(tasks.validate_parameters(task, self.parameters))
 
-    def _setup(self, inputs: Mapping[str, Any], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
+    def worker_setup(self, inputs: Mapping[str, Any], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
         """What the workers need, with the model pinned to a commit."""
         from ray_pipelines.data.workers import WorkerSetup
         from ray_pipelines.engine.hub import resolve_model
@@ -210,7 +215,7 @@ class PipelineSpec:
             instances = ray.put(dict(self.instances))
             pinned = dataclasses.replace(pinned, instances={})
         return WorkerSetup(
-            task_name=self.task_name,
+            task_name=self.task.name,
             has_own_pipeline=self.has_own_pipeline,
             model=pinned,
             instances=instances,

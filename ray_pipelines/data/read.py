@@ -49,6 +49,11 @@ class Input:
     inputs: dict[str, Any]
     kept_columns: tuple[str, ...]
 
+    @property
+    def dropped_columns(self) -> tuple[str, ...]:
+        """Columns that are read for the task alone."""
+        return tuple(name for name in self.schema.names if name not in self.kept_columns)
+
 
 def describe_input(job: Job) -> Input:
     """What `job` reads, found by looking at the files and at the columns of the first.

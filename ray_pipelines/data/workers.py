@@ -43,6 +43,7 @@ class WorkerSetup:
         parameters: The task's parameters as the user gave them.
         inputs: Field of the task: column.
         constants: Field of the task: its value in all rows.
+        dropped_columns: Columns that nobody needs once the model inputs are made, such as a picture's bytes.
         output_column: Name of the column of results.
         result_type: Arrow type of one result.
         batch: How rows share a forward.
@@ -66,6 +67,7 @@ class WorkerSetup:
     seed: int
     device: str | int | None
     num_threads: int
+    dropped_columns: tuple[str, ...] = ()
 
     def load(self, *, weights: bool = True) -> Runner:
         """The runner of this setup, on this process's device."""
@@ -128,7 +130,7 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     for item in items_of_table(table, setup, runner):
         chunks = runner.preprocess(item)
         packed.append(chunks if isinstance(chunks, RowError) else attempt("preprocess", _packer(pack, chunks)))
-    return _with_tensors(table, packed)
+    return _with_tensors(table.drop_columns(list(setup.dropped_columns)), packed)
 
 
 class ForwardWorker:
@@ -187,8 +189,8 @@ def _value(scalar: Any) -> Any:
 def with_results(table: pa.Table, results: list[Any], setup: WorkerSetup) -> pa.Table:
     """The user's columns, the results and the errors."""
     column, errors = results_to_arrow(results, setup.result_type)
-    if READ_ERROR_COLUMN in table.column_names:
-        table = table.drop_columns([READ_ERROR_COLUMN])
+    unneeded = {READ_ERROR_COLUMN, *setup.dropped_columns}
+    table = table.drop_columns([name for name in table.column_names if name in unneeded])
     table = set_column(table, setup.output_column, column)
     return set_column(table, ERROR_COLUMN, errors_to_arrow(errors))
 
