@@ -159,9 +159,10 @@ class BatchConfig(_Config):
 class MediaLimits(_Config):
     """What a row's media may cost to decode; over it, the row is a dead letter."""
 
-    max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image.")
+    max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image, or of one frame of a video.")
     max_seconds: float = Field(4 * 3600, gt=0, description="Seconds of one recording.")
-    max_bytes: int = Field(1 << 30, gt=0, description="Bytes of one encoded image or recording.")
+    max_frames: int = Field(1_000_000, gt=0, description="Frames of one video.")
+    max_bytes: int = Field(1 << 30, gt=0, description="Bytes of one encoded image, recording or video.")
 
 
 class ReadConfig(_Config):
