@@ -107,7 +107,7 @@ def _depth(folder: Path, image: Image.Image) -> Any:
     return task.to_result(result, task.parameters(with_picture=False))
 
 
-SAM = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_crop": 5, "crops_nms_thresh": 0.9}
+SAM = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_crop": 5, "crops_nms_thresh": 1.0}
 
 CASES = [
     Case("yolos", "object-detection", "yolos-detector", pictures, {"threshold": 0.3}, bad_item=NOT_AN_IMAGE),
