@@ -76,8 +76,11 @@ class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: igno
                 "is_last": False,
             }
             made.append(super()._forward(batch, **parameters))
+        counts = [rle["counts"] for part in made for rle in part["masks"]]
         return {
-            "masks": [rle for part in made for rle in part["masks"]],
+            "size": inputs["full_image_size"],
+            "counts": torch.tensor([count for mask in counts for count in mask], dtype=torch.int32),
+            "num_counts": torch.tensor([len(mask) for mask in counts], dtype=torch.int64),
             "iou_scores": torch.cat([part["iou_scores"] for part in made]),
             "boxes": torch.cat([part["boxes"] for part in made]),
         }
@@ -105,8 +108,10 @@ class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: igno
             output_rle_mask: Always true; accepted as transformers' argument.
             output_bboxes_mask: Likewise.
         """
-        masks = [rle for output in model_outputs for rle in output["masks"]]
+        counts = [mask for output in model_outputs for mask in output["counts"].split(output["num_counts"].tolist())]
         scores = torch.cat([output["iou_scores"] for output in model_outputs])
         boxes = torch.cat([output["boxes"] for output in model_outputs])
         kept = batched_nms(boxes.float(), scores.float(), torch.zeros(len(boxes)), crops_nms_thresh)
-        return {"rle_mask": [masks[index] for index in kept], "scores": scores[kept], "bounding_boxes": boxes[kept]}
+        size = model_outputs[0]["size"].tolist()
+        masks = [{"size": size, "counts": counts[index].numpy()} for index in kept.tolist()]
+        return {"rle_mask": masks, "scores": scores[kept], "bounding_boxes": boxes[kept]}
