@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.validation import describe_validation_error, did_you_mean
 
 __all__ = [
@@ -154,15 +155,6 @@ class BatchConfig(_Config):
         None, gt=0, description="Padded cost (tokens, pixels or samples) of one forward at most; unset, no limit."
     )
     window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
-
-
-class MediaLimits(_Config):
-    """What a row's media may cost to decode; over it, the row is a dead letter."""
-
-    max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image, or of one frame of a video.")
-    max_seconds: float = Field(4 * 3600, gt=0, description="Seconds of one recording.")
-    max_frames: int = Field(1_000_000, gt=0, description="Frames of one video.")
-    max_bytes: int = Field(1 << 30, gt=0, description="Bytes of one encoded image, recording or video.")
 
 
 class ReadConfig(_Config):

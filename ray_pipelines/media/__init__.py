@@ -11,8 +11,8 @@ import base64
 import binascii
 from typing import Any
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["decode", "read_bytes"]
 

@@ -43,6 +43,7 @@ def draw_boxes(image: Image.Image, result: Sequence[Mapping[str, Any]]) -> Image
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
     line_width = max(1, round(max(picture.size) / 300))
+    font_size = max(10, round(max(picture.size) / 40))
     colors: dict[Any, tuple[int, int, int]] = {}
     for index, entry in enumerate(result):
         color = colors.setdefault(entry.get("label", index), _color(len(colors)))
@@ -52,8 +53,8 @@ def draw_boxes(image: Image.Image, result: Sequence[Mapping[str, Any]]) -> Image
         draw.rectangle((left, top, right, bottom), outline=color, width=line_width)
         text = f"{entry.get('label', '')} {entry['score']:.2f}".strip()
         corner = (max(left, 0) + line_width + 1, max(top, 0) + line_width + 1)
-        draw.rectangle(draw.textbbox(corner, text), fill=color)
-        draw.text(corner, text, fill="black")
+        draw.rectangle(draw.textbbox(corner, text, font_size=font_size), fill=color)
+        draw.text(corner, text, fill="black", font_size=font_size)
     return picture
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
+from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["encode_image", "load_image"]
 

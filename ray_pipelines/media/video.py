@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
+from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["Video", "load_video"]
 
