@@ -486,6 +486,38 @@ def _sam_model(folder: Path) -> None:
 
 
 @_deferred
+def _grounding_dino_model(folder: Path) -> None:
+    """Builds a model that finds what a text describes, and in which the words of the text influence each other."""
+    text = _wordpiece()
+    config = {
+        "backbone_config": transformers.SwinConfig(
+            image_size=32,
+            patch_size=4,
+            embed_dim=16,
+            depths=(1, 1, 1, 1),
+            num_heads=(2, 2, 2, 2),
+            window_size=4,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        "text_config": transformers.BertConfig(
+            **_TRANSFORMER, vocab_size=len(text), max_position_embeddings=MAX_LENGTH
+        ),
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_queries": 8,
+        "max_text_len": MAX_LENGTH,
+        "init_std": 0.3,
+    }
+    image_processor = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 256})
+    _save(folder, "GroundingDinoForObjectDetection", config, text, image_processor)
+
+
+@_deferred
 def _superglue_model(folder: Path) -> None:
     """Builds a model that matches points of two images."""
     detector = transformers.SuperPointConfig(
@@ -759,7 +791,8 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             image_processor=partial(transformers.OwlViTImageProcessor, size={"height": 30, "width": 30}),
             tokenizer=partial(_clip_tokenizer, model_max_length=16, pad_token="!"),
             initializer_factor=0.3,
-        )
+        ),
+        "grounding-dino": _grounding_dino_model(),
     },
     "mask-generation": {"sam": _sam_model()},
     "image-segmentation": {
@@ -835,7 +868,33 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             },
             processor_class="DPTImageProcessor",
             size={"height": 32, "width": 32},
-        )
+        ),
+        "depth-anything": _image_model(
+            "DepthAnythingForDepthEstimation",
+            config={
+                "backbone_config": {
+                    "model_type": "dinov2",
+                    "image_size": 28,
+                    "patch_size": 14,
+                    "hidden_size": 32,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 2,
+                    "initializer_range": 0.3,
+                    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+                    "reshape_hidden_states": False,
+                },
+                "reassemble_hidden_size": 32,
+                "patch_size": 14,
+                "neck_hidden_sizes": (8, 8, 8, 8),
+                "fusion_hidden_size": 8,
+                "head_hidden_size": 4,
+                "initializer_range": 0.3,
+            },
+            processor_class="DPTImageProcessor",
+            size={"height": 42, "width": 42},
+            keep_aspect_ratio=True,
+            ensure_multiple_of=14,
+        ),
     },
     "image-feature-extraction": {
         "vit-features": _image_model("ViTModel", config=_PATCHES),

@@ -127,6 +127,16 @@ CASES = [
         for subtask in ("panoptic", "instance", "semantic")
     ),
     Case("dpt", "depth-estimation", "dpt", images, {"with_picture": False}, expected=_depth, bad_item=NOT_AN_IMAGE),
+    Case(
+        "depth-anything",
+        "depth-estimation",
+        "depth-anything",
+        pictures,
+        {"with_picture": False},
+        expected=_depth,
+        bad_item=NOT_AN_IMAGE,
+        tolerance=2e-3,
+    ),
     Case("dpt-picture", "depth-estimation", "dpt", lambda: images()[:1], bad_item=NOT_AN_IMAGE),
     *(
         Case(
@@ -180,6 +190,14 @@ CASES = [
         "owlvit",
         images,
         {"candidate_labels": LABELS, "threshold": 0.3, "top_k": 7},
+        bad_item=NOT_AN_IMAGE,
+    ),
+    Case(
+        "grounding-dino",
+        "zero-shot-object-detection",
+        "grounding-dino",
+        pictures,
+        {"candidate_labels": LABELS, "threshold": 0.3},
         bad_item=NOT_AN_IMAGE,
     ),
     Case(
