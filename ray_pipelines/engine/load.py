@@ -91,7 +91,7 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
         for component in ("tokenizer", "feature_extractor", "image_processor", "processor"):
             if getattr(pipeline_class, f"_load_{component}", False) and component not in arguments:
                 arguments[component] = model
-        if "video" in task.modalities:
+        if "video" in task.modalities and "video_processor" not in arguments:
             arguments |= _video_components(model)
         model = _model_without_weights(task, config, arguments["trust_remote_code"])
     else:

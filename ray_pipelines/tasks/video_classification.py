@@ -4,7 +4,7 @@ Videos are decoded by PyAV, and only the frames that the model looks at are conv
 torchcodec and takes paths and URLs only, here a column may hold encoded bytes too.
 
 `num_frames` are spread evenly over the video, as in transformers 5. Its `frame_sampling_rate` is documented but ignored
-there; here, as in 4.57, it takes every so-manieth frame from the start of the video
+there; here, as in 4.57, it takes every n-th frame from the start of the video
 (`engine/pipelines/video_classification.py`).
 """
 
