@@ -15,7 +15,10 @@ import pyarrow as pa
 from ray_pipelines.errors import RowError, attempt
 
 __all__ = [
+    "BOX_TYPE",
     "ERROR_TYPE",
+    "IMAGE_TYPE",
+    "RLE_TYPE",
     "TENSORS_TYPE",
     "errors_to_arrow",
     "results_to_arrow",
@@ -23,6 +26,15 @@ __all__ = [
 ]
 
 ERROR_TYPE = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string())])
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""A picture, as Hugging Face datasets hold it: `bytes` is a PNG, `path` is null."""
+
+RLE_TYPE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.list_(pa.int32()))])
+"""A mask in COCO's run-length encoding: `size` is [height, width]; see `media/masks.py`."""
+
+BOX_TYPE = pa.struct([(side, pa.int32()) for side in ("xmin", "ymin", "xmax", "ymax")])
+"""A box in pixels of the original picture."""
 
 TENSOR_TYPE = pa.struct(
     [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("data", pa.large_binary())]

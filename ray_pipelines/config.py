@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error, did_you_mean
 
@@ -135,7 +136,7 @@ class WorkersConfig(_Config):
     stages: Literal["auto", "fused", "split"] = Field(
         "auto",
         description="fused: a worker does all of a row; split: CPU tasks preprocess and postprocess, workers only "
-        "forward. auto splits where a GPU worker is fed with images or audio.",
+        "forward. auto splits where a GPU worker is fed with images, audio or video.",
     )
     autoscaling: bool = Field(
         False, description="The cluster grows on demand: start even if it cannot hold the workers yet."
@@ -158,14 +159,6 @@ class BatchConfig(_Config):
         None, gt=0, description="Padded cost (tokens, pixels or samples) of one forward at most; unset, no limit."
     )
     window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
-
-
-class MediaLimits(_Config):
-    """What a row's media may cost to decode; over it, the row is a dead letter."""
-
-    max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image.")
-    max_seconds: float = Field(4 * 3600, gt=0, description="Seconds of one recording.")
-    max_bytes: int = Field(1 << 30, gt=0, description="Bytes of one encoded image or recording.")
 
 
 class ReadConfig(_Config):

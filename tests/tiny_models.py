@@ -328,6 +328,30 @@ _TEXT = _TRANSFORMER | {
     "d_inner": 64,
 }
 
+_CONVOLUTIONS = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": (16, 16, 32, 32),
+    "depths": (1, 1, 1, 1),
+    "layer_type": "basic",
+}
+_DETR = {
+    "use_timm_backbone": False,
+    "backbone": None,
+    "backbone_config": _CONVOLUTIONS | {"out_features": ["stage4"]},
+    "use_pretrained_backbone": False,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 8,
+    "decoder_attention_heads": 8,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "num_queries": 6,
+    "init_std": 0.5,
+    "init_xavier_std": 2.0,
+}
+
 
 @_deferred
 def _text_model(
@@ -459,6 +483,83 @@ def _sam_model(folder: Path) -> None:
         mask_pad_size={"height": 16, "width": 16},
     )
     _save(folder, "SamModel", config, transformers.SamProcessor(image_processor=image_processor))
+
+
+@_deferred
+def _grounding_dino_model(folder: Path) -> None:
+    """Builds a model that finds what a text describes, and in which the words of the text influence each other."""
+    text = _wordpiece()
+    config = {
+        "backbone_config": transformers.SwinConfig(
+            image_size=32,
+            patch_size=4,
+            embed_dim=16,
+            depths=(1, 1, 1, 1),
+            num_heads=(2, 2, 2, 2),
+            window_size=4,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        "text_config": transformers.BertConfig(
+            **_TRANSFORMER, vocab_size=len(text), max_position_embeddings=MAX_LENGTH
+        ),
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_queries": 8,
+        "max_text_len": MAX_LENGTH,
+        "init_std": 0.3,
+    }
+    image_processor = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 256})
+    _save(folder, "GroundingDinoForObjectDetection", config, text, image_processor)
+
+
+@_deferred
+def _superglue_model(folder: Path) -> None:
+    """Builds a model that matches points of two images."""
+    detector = transformers.SuperPointConfig(
+        encoder_hidden_sizes=[8, 8, 16, 16],
+        decoder_hidden_size=16,
+        descriptor_decoder_dim=32,
+        keypoint_threshold=0.01,
+        max_keypoints=40,
+        initializer_range=0.3,
+    )
+    config = {
+        "keypoint_detector_config": detector,
+        "hidden_size": 32,
+        "keypoint_encoder_sizes": [16, 32],
+        "gnn_layers_types": ["self", "cross"],
+        "num_attention_heads": 2,
+        "sinkhorn_iterations": 5,
+        "initializer_range": 0.3,
+    }
+    _save(
+        folder,
+        "SuperGlueForKeypointMatching",
+        config,
+        transformers.SuperGlueImageProcessor(size={"height": 64, "width": 80}),
+    )
+
+
+@_deferred
+def _video_model(folder: Path, model_class: str, config: dict[str, Any], processor: Callable[[], Any]) -> None:
+    """Builds a model of videos of 16 x 16 pixels."""
+    noise = np.random.default_rng(0)
+    videos = noise.integers(0, 256, (12, config["num_frames"], 16, 16, 3), dtype=np.uint8)
+    videos[::2] = videos[::2, :, :1, :1]
+    video_processor = processor()
+    _save(
+        folder,
+        model_class,
+        config,
+        video_processor,
+        labels=_OBJECTS,
+        samples=lambda: [video_processor(video, return_tensors="pt") for video in videos],
+    )
 
 
 @dataclass(frozen=True)
@@ -655,7 +756,15 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             labels=_OBJECTS,
             outputs=len(_OBJECTS) + 1,
             size={"shortest_edge": 30, "longest_edge": 40},
-        )
+        ),
+        "detr-detector": _image_model(
+            "DetrForObjectDetection",
+            config=_DETR,
+            processor_class="DetrImageProcessor",
+            labels=_OBJECTS,
+            outputs=len(_OBJECTS) + 1,
+            size={"shortest_edge": 64, "longest_edge": 128},
+        ),
     },
     "zero-shot-image-classification": {
         "clip": _image_text_model(
@@ -666,7 +775,14 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             ),
             tokenizer=partial(_clip_tokenizer, model_max_length=32),
             initializer_factor=2.0,
-        )
+        ),
+        "siglip": _image_text_model(
+            "SiglipModel",
+            processor_class="SiglipProcessor",
+            image_processor=partial(transformers.SiglipImageProcessor, size={"height": 30, "width": 30}),
+            tokenizer=partial(_clip_tokenizer, pad_token="!"),
+            initializer_factor=2.0,
+        ),
     },
     "zero-shot-object-detection": {
         "owlvit": _image_text_model(
@@ -675,7 +791,8 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             image_processor=partial(transformers.OwlViTImageProcessor, size={"height": 30, "width": 30}),
             tokenizer=partial(_clip_tokenizer, model_max_length=16, pad_token="!"),
             initializer_factor=0.3,
-        )
+        ),
+        "grounding-dino": _grounding_dino_model(),
     },
     "mask-generation": {"sam": _sam_model()},
     "image-segmentation": {
@@ -697,7 +814,44 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             labels=_OBJECTS,
             outputs=0,
             size={"height": 32, "width": 32},
-        )
+        ),
+        "detr-panoptic": _image_model(
+            "DetrForSegmentation",
+            config=_DETR
+            | {"backbone_config": _CONVOLUTIONS | {"out_features": ["stage1", "stage2", "stage3", "stage4"]}},
+            processor_class="DetrImageProcessor",
+            labels=_OBJECTS,
+            outputs=len(_OBJECTS) + 1,
+            size={"shortest_edge": 64, "longest_edge": 128},
+        ),
+        "maskformer": _image_model(
+            "MaskFormerForInstanceSegmentation",
+            config={
+                "backbone_config": {
+                    "model_type": "swin",
+                    "image_size": 32,
+                    "patch_size": 4,
+                    "embed_dim": 16,
+                    "depths": (1, 1, 1, 1),
+                    "num_heads": (2, 2, 2, 2),
+                    "window_size": 4,
+                    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+                },
+                "decoder_config": {
+                    "model_type": "detr",
+                    **{key: value for key, value in _DETR.items() if key not in ("backbone", "backbone_config")},
+                },
+                "mask_feature_size": 32,
+                "fpn_feature_size": 32,
+                "init_std": 0.3,
+            },
+            processor_class="MaskFormerImageProcessor",
+            labels=_OBJECTS,
+            outputs=len(_OBJECTS) + 1,
+            size={"shortest_edge": 64, "longest_edge": 128},
+            size_divisor=32,
+            num_labels=len(_OBJECTS),
+        ),
     },
     "depth-estimation": {
         "dpt": _image_model(
@@ -714,9 +868,62 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             },
             processor_class="DPTImageProcessor",
             size={"height": 32, "width": 32},
+        ),
+        "depth-anything": _image_model(
+            "DepthAnythingForDepthEstimation",
+            config={
+                "backbone_config": {
+                    "model_type": "dinov2",
+                    "image_size": 28,
+                    "patch_size": 14,
+                    "hidden_size": 32,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 2,
+                    "initializer_range": 0.3,
+                    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+                    "reshape_hidden_states": False,
+                },
+                "reassemble_hidden_size": 32,
+                "patch_size": 14,
+                "neck_hidden_sizes": (8, 8, 8, 8),
+                "fusion_hidden_size": 8,
+                "head_hidden_size": 4,
+                "initializer_range": 0.3,
+            },
+            processor_class="DPTImageProcessor",
+            size={"height": 42, "width": 42},
+            keep_aspect_ratio=True,
+            ensure_multiple_of=14,
+        ),
+    },
+    "image-feature-extraction": {
+        "vit-features": _image_model("ViTModel", config=_PATCHES),
+        "convnext-features": _image_model(
+            "ConvNextModel",
+            config={
+                "hidden_sizes": (16, 32),
+                "depths": (1, 1),
+                "num_stages": 2,
+                "initializer_range": 0.3,
+                "layer_scale_init_value": 1.0,
+            },
+            processor_class="ConvNextImageProcessor",
+            size={"shortest_edge": 32},
+        ),
+    },
+    "keypoint-matching": {"superglue": _superglue_model()},
+    "video-classification": {
+        "videomae": _video_model(
+            "VideoMAEForVideoClassification",
+            config=_TRANSFORMER
+            | {"image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2, "initializer_range": 0.2},
+            processor=partial(
+                transformers.VideoMAEVideoProcessor,
+                size={"shortest_edge": 16},
+                crop_size={"height": 16, "width": 16},
+            ),
         )
     },
-    "image-feature-extraction": {"vit-features": _image_model("ViTModel", config=_PATCHES)},
     "document-question-answering": {
         "layoutlm-docqa": _text_model("LayoutLMForQuestionAnswering", _wordpiece, max_2d_position_embeddings=1024)
     },

@@ -1,4 +1,4 @@
-"""Bytes to images and samples, within limits.
+"""Bytes to images, samples and frames, within limits.
 
 A media value in a row may be encoded bytes, a Hugging Face `{bytes, path}` struct, a path or URI (opened through
 fsspec), or what is already decoded: a PIL image, an array, a `{array, sampling_rate}` struct. `decode` makes of each
@@ -11,18 +11,18 @@ import base64
 import binascii
 from typing import Any
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["decode", "read_bytes"]
 
 
 def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | None = None) -> Any:
-    """The decoded form of a field's value: a PIL image in RGB, float32 samples, or the value itself.
+    """The decoded form of a field's value: a PIL image in RGB, float32 samples, a `Video`, or the value itself.
 
     Args:
         value: The field's value.
-        modality: The field's modality; only `image` and `audio` are decoded.
+        modality: The field's modality; only `image`, `audio` and `video` are decoded.
         limits: What decoding may cost.
         sampling_rate: For audio: the model's rate in Hz, to which recordings are resampled.
 
@@ -38,6 +38,10 @@ def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | 
         from ray_pipelines.media.audio import load_audio
 
         return load_audio(value, limits, sampling_rate)
+    if modality == "video":
+        from ray_pipelines.media.video import load_video
+
+        return load_video(value, limits)
     return value
 
 

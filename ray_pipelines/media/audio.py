@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
+from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["load_audio"]
 

@@ -63,7 +63,7 @@ class Field:
 
     Attributes:
         name: Name of the field, as in `inputs: {name: column}`.
-        modality: What a value is; `image` and `audio` are decoded by `ray_pipelines.media`.
+        modality: What a value is; `image`, `audio` and `video` are decoded by `ray_pipelines.media`.
         description: One sentence for people.
         required: Whether every row must have it.
     """
@@ -205,22 +205,13 @@ OTHER_TASKS = (
     "any-to-any",
     "automatic-speech-recognition",
     "decision",
-    "depth-estimation",
     "document-question-answering",
-    "image-feature-extraction",
-    "image-segmentation",
     "image-text-to-text",
-    "keypoint-matching",
-    "mask-generation",
-    "object-detection",
     "table-question-answering",
     "text-generation",
     "text-to-audio",
-    "video-classification",
     "zero-shot-audio-classification",
     "zero-shot-classification",
-    "zero-shot-image-classification",
-    "zero-shot-object-detection",
 )
 """Tasks that transformers 5.23 registers and that have no file here: served by `generic`."""
 

@@ -1,0 +1,29 @@
+"""depth-estimation whose picture never divides by zero, and that takes bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import transformers
+from PIL import Image
+
+__all__ = ["DepthEstimationPipeline"]
+
+
+class DepthEstimationPipeline(transformers.DepthEstimationPipeline):  # type: ignore[misc]
+    """Depth at the size of the image, and the same scaled to 0…255."""
+
+    def postprocess(self, model_outputs: Any) -> dict[str, Any]:
+        """`predicted_depth`, a float32 tensor `[height, width]`, and the picture `depth`; black if depth is constant.
+
+        Args:
+            model_outputs: Those of one image, with its `target_size`.
+        """
+        model_outputs["predicted_depth"] = model_outputs["predicted_depth"].float()
+        (output,) = self.image_processor.post_process_depth_estimation(model_outputs, [model_outputs["target_size"]])
+        depth = output["predicted_depth"].detach().cpu()
+        values = depth.numpy()
+        span = values.max() - values.min()
+        scaled = (values - values.min()) / span if span > 0 else np.zeros_like(values)
+        return {"predicted_depth": depth, "depth": Image.fromarray((scaled * 255).astype("uint8"))}

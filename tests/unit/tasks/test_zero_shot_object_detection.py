@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import transformers
+
+import ray_pipelines as rp
+from tests.cases.vision import LABELS, picture, pictures
+from tests.closeness import assert_close
+
+Model = Callable[[str], str]
+TASK = "zero-shot-object-detection"
+
+
+def test_a_row_without_labels_is_an_empty_result_where_transformers_loses_later_rows(model: Model) -> None:
+    folder = model("owlvit")
+    rows = [
+        {"image": image, "candidate_labels": labels}
+        for image, labels in zip(pictures(), (["cat"], [], ["dog", "cat"], "", ["cat"]), strict=False)
+    ]
+    pipe = transformers.pipeline(TASK, model=folder, device="cpu")
+    assert len(pipe([{**row} for row in rows[:3]])) == 1
+    results = rp.pipeline(TASK, model=folder, device="cpu").run(rows)
+    assert len(results) == 5 and results[1] == results[3] == []
+    assert_close([results[index] for index in (0, 2, 4)], [pipe(rows[index]) for index in (0, 2, 4)])
+
+
+def test_an_image_goes_through_the_model_once_for_all_labels(model: Model) -> None:
+    spec = rp.pipeline(TASK, model=model("owlvit"), device="cpu", candidate_labels=LABELS)
+    spec.run(pictures())
+    assert spec._runner().counters.num_forwards == 1
+    assert spec._runner().counters.num_chunks == len(pictures())
+
+
+def test_labels_have_scores_of_their_own(model: Model) -> None:
+    spec = rp.pipeline(TASK, model=model("owlvit"), device="cpu", threshold=0.0)
+    image = picture((64, 40))
+    together, alone = spec.run(
+        [{"image": image, "candidate_labels": LABELS}, {"image": image, "candidate_labels": LABELS[1:2]}]
+    )
+    scores = {label: sorted(e["score"] for e in together if e["label"] == label) for label in LABELS}
+    assert scores[LABELS[0]] != scores[LABELS[1]] != scores[LABELS[2]]
+    assert_close(scores[LABELS[1]], sorted(entry["score"] for entry in alone))
+
+
+def test_labels_are_stripped_and_kept_in_order_of_score(model: Model) -> None:
+    spec = rp.pipeline(TASK, model=model("owlvit"), device="cpu", candidate_labels="cat, dog ", threshold=0.0)
+    (result,) = spec.run([picture((64, 40))])
+    assert {entry["label"] for entry in result} == {"cat", "dog"}
+    scores = [entry["score"] for entry in result]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_row_and_a_job_without_labels_fail_by_name(model: Model) -> None:
+    (result,) = rp.pipeline(TASK, model=model("owlvit"), device="cpu").run([picture((64, 40))])
+    assert isinstance(result, rp.RowError) and "candidate_labels" in result.message
