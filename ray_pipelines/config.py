@@ -217,6 +217,11 @@ class Job(_Config):
     limits: MediaLimits = Field(default_factory=MediaLimits)
     seed: int = Field(0, description="With a row's content, the seed of that row where a task draws random numbers.")
     output_column: str = Field("prediction", min_length=1, description="Name of the column that holds the results.")
+    prediction_type: Literal["task", "infer"] = Field(
+        "task",
+        description="task: results have the Arrow type of the task; infer: your own pipeline's results are left as "
+        "they come, and the first rows are run to find their type.",
+    )
     max_error_rate: float = Field(
         0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
     )

@@ -17,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray_pipelines
-from ray_pipelines import tasks
 from ray_pipelines.config import Job
 from ray_pipelines.data.pipeline import PipelineSpec, apply_stages
 from ray_pipelines.data.read import Input, describe_input, read_dataset
@@ -112,13 +111,13 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     start_s = time.perf_counter()
     spec = spec_of_job(job)
     plan = plan_workers(job.workers, spec.task, cluster_nodes())
-    setup = dataclasses.replace(
-        spec.worker_setup(source.inputs, spec.result_type(), plan), dropped_columns=source.dropped_columns
-    )
+    rows, num_rows = read_dataset(source, job)
+    prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
+    setup = spec.worker_setup(source.inputs, plan, rows, prediction_type)
+    setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns)
     provenance = _provenance(job, setup)
     output = Output.of(job.write)
     output.start(provenance["run_id"])
-    rows, num_rows = read_dataset(source, job)
     blocks = apply_stages(rows, setup, plan).map_batches(
         partial(
             write_block,
@@ -233,8 +232,6 @@ def _model_problems(job: Job) -> list[str]:
                 problems.append(f"model.name: folder {value} has no config.json; expected a model's folder.")
         elif value.startswith((".", "/", "~")) or value.count("/") > 1:
             problems.append(f"model.{key}: expected a hub id or an existing folder; there is no folder {value!r}.")
-    if job.task not in tasks.names() and tasks.resolve(job.task, has_own_pipeline=True).result_type is None:
-        problems.append(f"task: {job.task} has no task file, so its results have no Arrow type; use it from Python.")
     return problems
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PipelineSpec", "pipeline"]
 
+SAMPLE_ROWS = 16
 WITHOUT_EFFECT = {"num_workers", "args_parser", "binary_output", "modelcard"}
 """Arguments of transformers' `pipeline()` that are accepted for nothing: there is no DataLoader here."""
 
@@ -82,12 +83,15 @@ class PipelineSpec:
         """The task."""
         return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
 
-    def __call__(self, dataset: Dataset, *, prediction_type: pa.DataType | None = None, **inputs: Any) -> Dataset:
+    def __call__(
+        self, dataset: Dataset, *, prediction_type: pa.DataType | Literal["infer"] | None = None, **inputs: Any
+    ) -> Dataset:
         """The dataset with a column of predictions and one of errors; lazy, nothing runs yet.
 
         Args:
             dataset: Any Ray dataset.
-            prediction_type: Arrow type of one result, for a pipeline of your own that no task file describes.
+            prediction_type: Arrow type of one result, for a pipeline of your own; `infer` runs the first rows to find
+                it. Unset, the type of the task, which is inferred where no task file has it.
             **inputs: Input of the task: column of the dataset, e.g. `text="review"`, or a value for all rows, as a list
                 or `{"constant": value}`. Unset, columns that are named like the inputs.
 
@@ -103,9 +107,9 @@ class PipelineSpec:
         from ray_pipelines.data.resources import cluster_nodes, plan_workers
 
         mapped = self._mapped_inputs(dataset, inputs)
-        result_type = prediction_type or self.result_type()
         plan = plan_workers(self.workers, self.task, cluster_nodes())
-        return apply_stages(dataset, self.worker_setup(mapped, result_type, plan), plan)
+        setup = self.worker_setup(mapped, plan, dataset, prediction_type)
+        return apply_stages(dataset, setup, plan)
 
     @overload
     def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
@@ -187,22 +191,25 @@ class PipelineSpec:
             raise ConfigError(problems)
         return dict(inputs)
 
-    def result_type(self) -> pa.DataType:
-        """The Arrow type of one result.
+    def worker_setup(
+        self,
+        inputs: Mapping[str, Any],
+        plan: WorkerPlan,
+        dataset: Dataset,
+        prediction_type: pa.DataType | Literal["infer"] | None = None,
+    ) -> WorkerSetup:
+        """What the workers need, with the model pinned to a commit and the type of results known.
+
+        Args:
+            inputs: Input of the task: column, or a value for all rows.
+            plan: What each worker gets.
+            dataset: The dataset, of which the first rows are run if the type of results must be inferred.
+            prediction_type: As in `__call__`.
 
         Raises:
-            ConfigError: No task file describes it.
+            ConfigError: The type must be inferred and cannot be.
+            ModelLoadError: The model's name cannot be resolved.
         """
-        task = self.task
-        if task.result_type is None:
-            raise ConfigError(
-                f"prediction_type: is required for {task.name}, whose results no task file describes. Pass the Arrow "
-                "type of one result."
-            )
-        return task.result_type(tasks.validate_parameters(task, self.parameters))
-
-    def worker_setup(self, inputs: Mapping[str, Any], result_type: pa.DataType, plan: WorkerPlan) -> WorkerSetup:
-        """What the workers need, with the model pinned to a commit."""
         from ray_pipelines.data.workers import WorkerSetup
         from ray_pipelines.engine.hub import resolve_model
 
@@ -214,7 +221,13 @@ class PipelineSpec:
 
             instances = ray.put(dict(self.instances))
             pinned = dataclasses.replace(pinned, instances={})
-        return WorkerSetup(
+        task = self.task
+        known_type = None
+        if prediction_type is None and task.result_type is not None:
+            known_type = task.result_type(tasks.validate_parameters(task, self.parameters))
+        elif prediction_type != "infer":
+            known_type = prediction_type
+        setup = WorkerSetup(
             task_name=self.task.name,
             has_own_pipeline=self.has_own_pipeline,
             model=pinned,
@@ -223,13 +236,45 @@ class PipelineSpec:
             inputs=columns,
             constants=constants,
             output_column=self.output_column,
-            result_type=result_type,
+            result_type=known_type,
             batch=self.batch,
             limits=self.limits,
             seed=self.seed,
             device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
             num_threads=plan.num_threads,
+            results_as_they_come=prediction_type is not None or task.result_type is None,
         )
+        if known_type is None:
+            setup = dataclasses.replace(setup, result_type=_inferred_type(dataset, setup, plan))
+        return setup
+
+
+def _inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.DataType:
+    """The Arrow type of the results of the first rows, which are run on a worker to find it.
+
+    Raises:
+        ConfigError: No row gave a result, or the results have no common type.
+    """
+    import pyarrow as pa
+    from ray.data import ActorPoolStrategy
+
+    from ray_pipelines.data.workers import TypeSampler
+
+    sample = dataset.limit(SAMPLE_ROWS).map_batches(
+        TypeSampler,
+        batch_size=SAMPLE_ROWS,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=plan.num_cpus,
+        num_gpus=plan.num_gpus,
+        fn_constructor_kwargs={"setup": setup},
+    )
+    rows = sample.take_all()
+    found = [row["schema"] for row in rows if row["schema"] is not None]
+    if not found:
+        reason = next((row["reason"] for row in rows if row["reason"]), "there are no rows")
+        raise ConfigError(f"prediction_type: cannot be inferred from the first rows: {reason}. Pass the Arrow type.")
+    return pa.ipc.read_schema(pa.py_buffer(found[0])).field("result").type
 
 
 def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:

@@ -61,7 +61,7 @@ def describe_input(job: Job) -> Input:
     Raises:
         ConfigError: One line per problem: no files, no such column, an output column that is there already.
     """
-    task = tasks.get(job.task)
+    task = tasks.resolve(job.task, has_own_pipeline=True)
     read_format, files = find_files(job.read)
     mapped, _ = split_inputs(job.inputs)
     texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality == "text"]

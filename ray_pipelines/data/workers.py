@@ -7,6 +7,7 @@ hang Ray), and Ray starts another.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -20,12 +21,21 @@ from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
 from ray_pipelines.config import BatchConfig, MediaLimits
 from ray_pipelines.engine.hub import PinnedModel
-from ray_pipelines.errors import RowError
+from ray_pipelines.errors import RowError, attempt
 
 if TYPE_CHECKING:
     from ray_pipelines.engine.runner import Runner
 
-__all__ = ["ERROR_COLUMN", "READ_ERROR_COLUMN", "ForwardWorker", "PipelineWorker", "WorkerSetup", "postprocess_table"]
+__all__ = [
+    "ERROR_COLUMN",
+    "READ_ERROR_COLUMN",
+    "ForwardWorker",
+    "PipelineWorker",
+    "TypeSampler",
+    "WorkerSetup",
+    "postprocess_table",
+    "preprocess_table",
+]
 
 ERROR_COLUMN = "error"
 READ_ERROR_COLUMN = "__read_error"
@@ -43,6 +53,7 @@ class WorkerSetup:
         parameters: The task's parameters as the user gave them.
         inputs: Field of the task: column.
         constants: Field of the task: its value in all rows.
+        results_as_they_come: Leave the pipeline's results as they are, rather than in the shape of the task.
         dropped_columns: Columns that nobody needs once the model inputs are made, such as a picture's bytes.
         output_column: Name of the column of results.
         result_type: Arrow type of one result.
@@ -61,12 +72,13 @@ class WorkerSetup:
     inputs: Mapping[str, str]
     constants: Mapping[str, Any]
     output_column: str
-    result_type: pa.DataType
+    result_type: pa.DataType | None
     batch: BatchConfig
     limits: MediaLimits
     seed: int
     device: str | int | None
     num_threads: int
+    results_as_they_come: bool = False
     dropped_columns: tuple[str, ...] = ()
 
     def load(self, *, weights: bool = True) -> Runner:
@@ -81,6 +93,10 @@ class WorkerSetup:
         torch.set_num_threads(self.num_threads if weights else 1)
         task = tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
         parameters = tasks.validate_parameters(task, self.parameters)
+        if self.results_as_they_come:
+            from ray_pipelines.engine.plain import plain
+
+            task = dataclasses.replace(task, to_result=lambda result, _: plain(result))
         model = self.model
         if self.instances is not None:
             import ray
@@ -115,6 +131,26 @@ class PipelineWorker:
         return with_results(table, exit_if_device_lost(lambda: list(self.runner.run(items))), self.setup)
 
 
+class TypeSampler(PipelineWorker):
+    """Finds the Arrow type of a pipeline's results: one row with the type, or with the reason why there is none."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The serialised schema of the results of `table`, or a reason."""
+        from ray_pipelines.engine.plain import type_of_sample
+
+        rows = list(self.runner.run(items_of_table(table, self.setup, self.runner)))
+        results = [row for row in rows if not isinstance(row, RowError)]
+        found = attempt("postprocess", lambda: type_of_sample(results)) if results else (rows or [None])[0]
+        schema = None if found is None or isinstance(found, RowError) else pa.schema([("result", found)]).serialize()
+        reason = str(found) if isinstance(found, RowError) else None
+        return pa.table(
+            {
+                "schema": pa.array([schema.to_pybytes() if schema is not None else None], type=pa.binary()),
+                "reason": pa.array([reason], type=pa.string()),
+            }
+        )
+
+
 def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The first CPU stage: the table with the model inputs of each row, or its error, in place of its media.
 
@@ -123,7 +159,6 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
         setup: The pipeline; loaded once per process, without weights.
     """
     from ray_pipelines.engine.transfer import pack
-    from ray_pipelines.errors import attempt
 
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
     packed: list[Any] = []
@@ -146,7 +181,6 @@ class ForwardWorker:
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with model outputs in place of model inputs."""
         from ray_pipelines.engine.transfer import pack
-        from ray_pipelines.errors import attempt
 
         outputs = exit_if_device_lost(lambda: list(self.runner.outputs(_chunks_of_table(table))))
         packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
@@ -155,14 +189,8 @@ class ForwardWorker:
 
 def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The last CPU stage: the table with predictions and errors in place of model outputs."""
-    from transformers.utils import ModelOutput
-
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
-    results = []
-    for chunks in _chunks_of_table(table):
-        # Pipelines read outputs by key, by position and by attribute: what a ModelOutput has, and a dictionary has not.
-        outputs = chunks if isinstance(chunks, RowError) else [ModelOutput(chunk) for chunk in chunks]
-        results.append(runner.postprocess(outputs))
+    results = [runner.postprocess(outputs) for outputs in _chunks_of_table(table)]
     return with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
 
 

@@ -66,6 +66,8 @@ def load_pipeline(
     pipeline_class = config.pipeline_class or task.pipeline_class
     if pipeline_class and "pipeline_class" not in arguments:
         arguments["pipeline_class"] = import_class(pipeline_class)
+    if "pipeline_class" in arguments and task.name not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(task.name, arguments["pipeline_class"])
     arguments |= {
         "use_fast": config.use_fast,
         "trust_remote_code": config.trust_remote_code,
