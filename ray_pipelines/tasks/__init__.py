@@ -218,7 +218,6 @@ OTHER_TASKS = (
     "text-to-audio",
     "video-classification",
     "zero-shot-audio-classification",
-    "zero-shot-classification",
     "zero-shot-image-classification",
     "zero-shot-object-detection",
 )
