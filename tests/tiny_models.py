@@ -642,7 +642,26 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
     "text-generation": {
         "gpt2-lm": _text_model(
             "GPT2LMHeadModel", partial(_gpt2_tokenizer, padding_side="left", chat_template=_CHAT_TEMPLATE)
-        )
+        ),
+        "gpt2-lm-no-pad": _text_model("GPT2LMHeadModel", _unpadded_gpt2_tokenizer),
+        "llama-chat": _text_model(
+            "LlamaForCausalLM",
+            partial(_gpt2_tokenizer, chat_template=_CHAT_TEMPLATE, model_max_length=512),
+            max_position_embeddings=512,
+            num_key_value_heads=1,
+            initializer_range=1.0,
+        ),
+        # Counts positions from the padding on the left of a prompt.
+        "bart-lm": _text_model(
+            "BartForCausalLM",
+            _roberta_tokenizer,
+            d_model=32,
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=64,
+            init_std=0.3,
+            is_decoder=True,
+        ),
     },
     "automatic-speech-recognition": {
         "wav2vec2-ctc": _waveform_model("Wav2Vec2ForCTC", masked=True, tokenizer=_ctc_tokenizer)

@@ -213,8 +213,6 @@ OTHER_TASKS = (
     "keypoint-matching",
     "mask-generation",
     "object-detection",
-    "table-question-answering",
-    "text-generation",
     "text-to-audio",
     "video-classification",
     "zero-shot-audio-classification",

@@ -34,4 +34,91 @@ ZERO_SHOT = [
     ),
 ]
 
-CASES = [*ZERO_SHOT]
+GREEDY = {"do_sample": False, "max_new_tokens": 6}
+# So many that a random model soon makes one of them.
+END_TOKENS = list(range(60, 200))
+
+
+def _short_texts() -> list[Any]:
+    return [text[:40] for text in TEXTS]
+
+
+def _texts_and_chats() -> list[Any]:
+    question = {"role": "user", "content": "What is the name of the company?"}
+    return [
+        "a text between the chats",
+        [question],
+        [{"role": "system", "content": "Be short."}, question],
+        [question, {"role": "assistant", "content": "The name"}],
+        [{"role": "user", "content": "Hi"}],
+        "",
+    ]
+
+
+def _generation(name: str, model: str, **parameters: Any) -> Case:
+    return Case(name, "text-generation", model, _short_texts, {**GREEDY, **parameters}, bad_item=7)
+
+
+TEXT_GENERATION = [
+    *(_generation(model, model) for model in ("gpt2-lm", "gpt2-lm-no-pad", "llama-chat", "bart-lm")),
+    _generation("generate-beams", "llama-chat", num_beams=3, num_return_sequences=2),
+    _generation("generate-new-text", "llama-chat", return_full_text=False, eos_token_id=END_TOKENS),
+    _generation("generate-tokens", "gpt2-lm", return_tensors=True, stop_sequence=["e", " t"]),
+    _generation("generate-tokens-no-pad", "gpt2-lm-no-pad", return_tensors=True, eos_token_id=END_TOKENS),
+    _generation("generate-repetition-penalty", "llama-chat", repetition_penalty=1.5, skip_special_tokens=False),
+    _generation("generate-prefix", "gpt2-lm", prefix="Once: ", clean_up_tokenization_spaces=True),
+    Case(
+        "generate-max-length",
+        "text-generation",
+        "llama-chat",
+        _short_texts,
+        {"do_sample": False, "max_length": 50, "min_length": 45},
+        bad_item=[],
+    ),
+    Case("generate-chats", "text-generation", "llama-chat", _texts_and_chats, GREEDY, bad_item=[{"role": "user"}]),
+    Case(
+        "generate-chats-new-text",
+        "text-generation",
+        "llama-chat",
+        _texts_and_chats,
+        {**GREEDY, "return_full_text": False},
+        bad_item=[{"content": "nobody"}],
+    ),
+    Case(
+        "generate-hole",
+        "text-generation",
+        "gpt2-lm",
+        lambda: [*_short_texts(), "The quick brown fox " * 12],
+        {**GREEDY, "handle_long_generation": "hole"},
+        bad_item=7,
+    ),
+]
+
+TABLE = {
+    "Repository": ["Transformers", "Datasets", "Tokenizers"],
+    "Stars": ["36542", "4512", "3934"],
+    "Language": ["Python", "Python", "Rust, Python and NodeJS"],
+}
+
+
+def _tables() -> list[Any]:
+    queries = ["How many stars?", "Which language?", "What is the total of the stars?"]
+    other = {"City": ["Paris", "Berlin", "London", "Rome"], "People": ["2", "3", "9", ""]}
+    return [
+        {"table": dict(TABLE), "query": queries[0]},
+        {"table": dict(other), "query": "Which city has most people?"},
+        {"table": dict(TABLE), "query": queries},
+        {"table": dict(other), "query": [queries[1]]},
+    ]
+
+
+TABLES = [
+    Case(name, "table-question-answering", "tapas-tableqa", _tables, parameters, bad_item={"table": {}, "query": "a"})
+    for name, parameters in (
+        ("tapas-tableqa", {}),
+        ("table-sequential", {"sequential": True, "padding": "max_length"}),
+        ("table-truncated", {"truncation": "drop_rows_to_fit"}),
+    )
+]
+
+CASES = [*ZERO_SHOT, *TEXT_GENERATION, *TABLES]
