@@ -461,6 +461,65 @@ def _sam_model(folder: Path) -> None:
     _save(folder, "SamModel", config, transformers.SamProcessor(image_processor=image_processor))
 
 
+def _page_model(folder: Path) -> None:
+    """Builds a model of pages that looks at words, their boxes and the picture."""
+    merges = _byte_level_merges()
+    special_tokens = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    tokens = (*special_tokens, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges))
+    text = _tokenizer("LayoutLMv3Tokenizer", vocab=_numbered(*tokens), merges=merges)
+    config = _TRANSFORMER | {
+        "vocab_size": len(text),
+        "pad_token_id": text.pad_token_id,
+        "max_position_embeddings": MAX_LENGTH + 2,
+        "max_2d_position_embeddings": 1024,
+        "coordinate_size": 6,
+        "shape_size": 4,
+        "input_size": 32,
+        "patch_size": 8,
+        "has_relative_attention_bias": True,
+        "has_spatial_attention_bias": True,
+    }
+    pixels = transformers.LayoutLMv3ImageProcessor(size={"height": 32, "width": 32})
+    _save(folder, "LayoutLMv3ForQuestionAnswering", config, text, pixels)
+
+
+def _donut_model(folder: Path) -> None:
+    """Builds a model that writes the answer to a question about a picture."""
+    tokens = ["<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>"]
+    text = _roberta_tokenizer()
+    text.add_tokens(tokens)
+    text.model_max_length = 2 * MAX_LENGTH
+    encoder = transformers.DonutSwinConfig(
+        image_size=(32, 32), patch_size=4, embed_dim=16, depths=(1, 1), num_heads=(2, 2), window_size=4
+    )
+    decoder = transformers.MBartConfig(
+        vocab_size=len(text),
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        max_position_embeddings=2 * MAX_LENGTH,
+        is_decoder=True,
+        is_encoder_decoder=False,
+        add_cross_attention=True,
+        init_std=1.0,
+        pad_token_id=text.pad_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        model = transformers.VisionEncoderDecoderModel(config).eval()
+    model.generation_config.pad_token_id = text.pad_token_id
+    model.generation_config.eos_token_id = text.eos_token_id
+    model.generation_config.decoder_start_token_id = text.bos_token_id
+    model.generation_config.max_new_tokens = 8
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)
+    transformers.DonutImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
 @dataclass(frozen=True)
 class TinyModel:
     """A tiny model.
@@ -737,7 +796,9 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
     },
     "image-feature-extraction": {"vit-features": _image_model("ViTModel", config=_PATCHES)},
     "document-question-answering": {
-        "layoutlm-docqa": _text_model("LayoutLMForQuestionAnswering", _wordpiece, max_2d_position_embeddings=1024)
+        "layoutlm-docqa": _text_model("LayoutLMForQuestionAnswering", _wordpiece, max_2d_position_embeddings=1024),
+        "layoutlmv3-docqa": _page_model,
+        "donut-docqa": _donut_model,
     },
     "table-question-answering": {
         "tapas-tableqa": _text_model(

@@ -206,7 +206,6 @@ OTHER_TASKS = (
     "automatic-speech-recognition",
     "decision",
     "depth-estimation",
-    "document-question-answering",
     "image-feature-extraction",
     "image-segmentation",
     "image-text-to-text",

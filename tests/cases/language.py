@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.cases import Case
-from tests.cases.media import TEXTS
+from tests.cases.media import TEXTS, images
 
 LABELS = ["sport", "politics", "science and art", "film"]
 
@@ -121,4 +122,50 @@ TABLES = [
     )
 ]
 
-CASES = [*ZERO_SHOT, *TEXT_GENERATION, *TABLES]
+
+def _page(num_words: int, seed: int) -> list[tuple[str, list[int]]]:
+    words = " ".join(TEXTS[2:]).split()
+    return [
+        (words[(seed + index) % len(words)], [20 * (index % 40), 30 * seed, 20 * (index % 40) + 15, 30 * seed + 20])
+        for index in range(num_words)
+    ]
+
+
+def _pages() -> list[Any]:
+    questions = ["What is the name?", "How much?", "Where does the fox jump to?", "Who?"]
+    pages = [_page(num_words, seed) for seed, num_words in enumerate((5, 60, 17, 30))]
+    return [{"question": question, "word_boxes": page} for question, page in zip(questions, pages, strict=True)]
+
+
+def _pages_with_pictures() -> list[Any]:
+    return [{**page, "image": picture} for page, picture in zip(_pages(), images(), strict=False)]
+
+
+def _pictures() -> list[Any]:
+    return [{"question": page["question"], "image": page["image"]} for page in _pages_with_pictures()]
+
+
+def _document(name: str, items: Callable[[], list[Any]], model: str = "layoutlm-docqa", **parameters: Any) -> Case:
+    reference = {key: value for key, value in parameters.items() if key != "max_question_len"}
+    return Case(
+        name,
+        "document-question-answering",
+        model,
+        items,
+        parameters,
+        bad_item={"question": "Where?"},
+        reference_parameters=reference,
+    )
+
+
+DOCUMENTS = [
+    _document("layoutlm-docqa", _pages),
+    _document("document-top-k", _pages, top_k=3, max_answer_len=4, handle_impossible_answer=True),
+    _document("document-chunks", _pages, max_seq_len=24, doc_stride=4, max_question_len=30),
+    _document("document-pictures-and-words", _pages_with_pictures),
+    _document("document-donut", _pictures, model="donut-docqa"),
+    # Without pictures, which transformers does not show to this model.
+    _document("layoutlmv3-docqa", _pages, model="layoutlmv3-docqa", top_k=2),
+]
+
+CASES = [*ZERO_SHOT, *TEXT_GENERATION, *TABLES, *DOCUMENTS]

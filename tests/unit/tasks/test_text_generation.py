@@ -88,7 +88,7 @@ def test_max_length_reaches_the_tokenizer_where_transformers_forgets_it(model: M
 
 def test_tools_and_documents_reach_the_chat_template(model: Model) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model("llama-chat"))
-    tokenizer.chat_template = "{% for d in documents or [] %}{{ d['title'] }}{% endfor %}{% for t in tools or [] %}{{ t['name'] }}{% endfor %}"
+    tokenizer.chat_template = "{{ documents[0]['title'] }}{{ tools[0]['name'] }}"
     tools = [{"name": "look_up", "parameters": {}}]
     documents = [{"title": "Notes", "text": "…"}]
     spec = rp.pipeline(TASK, model("llama-chat"), tokenizer=tokenizer, tools=tools, documents=documents, **GREEDY)
