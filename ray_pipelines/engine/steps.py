@@ -27,6 +27,7 @@ from ray_pipelines.tasks import RowCall, Task
 
 __all__ = ["Steps", "max_tokens"]
 
+OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
 POSITION_EMBEDDINGS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
@@ -205,9 +206,11 @@ def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[s
 
 
 def max_tokens(model: Any) -> int | None:
-    """The number of tokens that the model has absolute positions for, or None where it has no such limit."""
+    """The number of text tokens that the model has absolute positions for, or None where it has no such limit."""
     limits = []
     for name, module in model.named_modules():
+        if any(tower in name for tower in OTHER_TOWERS):
+            continue
         if name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS and isinstance(module, torch.nn.Embedding):
             offset = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
             limits.append(module.num_embeddings - offset)
