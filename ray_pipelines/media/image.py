@@ -19,7 +19,8 @@ from ray_pipelines.media import read_bytes
 
 __all__ = ["load_image"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "MPO", "AVIF", "DIB")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
+"""MPO pictures are read as JPEG."""
 
 
 def load_image(value: Any, limits: MediaLimits) -> Any:
@@ -52,7 +53,8 @@ def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            Image.init()
+            image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
             _check_pixels(image, limits)
             image.load()
             return image
