@@ -520,6 +520,37 @@ def _donut_model(folder: Path) -> None:
     transformers.DonutImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
+def _llava_model(folder: Path) -> None:
+    """Builds a model of chats with images."""
+    text = _gpt2_tokenizer(chat_template=_IMAGE_CHAT_TEMPLATE, model_max_length=512)
+    text.add_tokens([tokenizers.AddedToken("<image>", special=True, normalized=False)])
+    image_processor = transformers.CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30})
+    processor = transformers.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=text,
+        patch_size=6,
+        vision_feature_select_strategy="default",
+        chat_template=_IMAGE_CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+    language = transformers.LlamaConfig(
+        **(_TRANSFORMER | {"initializer_range": 1.0}),
+        vocab_size=len(text),
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        pad_token_id=text.pad_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+    )
+    config = {
+        "vision_config": transformers.CLIPVisionConfig(**_PATCHES),
+        "text_config": language,
+        "image_token_id": text.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -1,
+    }
+    _save(folder, "LlavaForConditionalGeneration", config, processor)
+
+
 @dataclass(frozen=True)
 class TinyModel:
     """A tiny model.
@@ -542,6 +573,13 @@ _COMMANDS = ("yes", "no", "up", "down")
 _TOPICS = ("sport", "politics", "film", "science")
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+_IMAGE_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{% if not loop.last or add_generation_prompt %}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
@@ -800,6 +838,7 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "layoutlmv3-docqa": _page_model,
         "donut-docqa": _donut_model,
     },
+    "image-text-to-text": {"llava": _llava_model},
     "table-question-answering": {
         "tapas-tableqa": _text_model(
             "TapasForQuestionAnswering",
