@@ -143,6 +143,13 @@ def _gpt2_tokenizer(padded: bool = True, **options: Any) -> PreTrainedTokenizerB
     return _tokenizer("GPT2Tokenizer", vocab=_numbered(*tokens), merges=merges, **options)
 
 
+def _labelled_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer like GPT-2's for which yes and no are one token each."""
+    tokenizer = _gpt2_tokenizer(**options)
+    tokenizer.add_tokens(["Yes", "No"])
+    return tokenizer
+
+
 def _clip_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
     """Returns a tokenizer like CLIP's; its end token has the highest id, by which the models find it."""
     merges = _byte_level_merges("</w>")
@@ -839,6 +846,15 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "donut-docqa": _donut_model,
     },
     "image-text-to-text": {"llava": _llava_model},
+    "decision": {
+        "llama-decision": _text_model(
+            "LlamaForCausalLM",
+            partial(_labelled_tokenizer, chat_template=_CHAT_TEMPLATE, model_max_length=512),
+            max_position_embeddings=512,
+            num_key_value_heads=1,
+            initializer_range=1.0,
+        )
+    },
     "table-question-answering": {
         "tapas-tableqa": _text_model(
             "TapasForQuestionAnswering",

@@ -204,7 +204,6 @@ class _AnyParameters(BaseModel):
 
 OTHER_TASKS = (
     "automatic-speech-recognition",
-    "decision",
     "depth-estimation",
     "image-feature-extraction",
     "image-segmentation",

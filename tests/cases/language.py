@@ -168,4 +168,22 @@ DOCUMENTS = [
     _document("layoutlmv3-docqa", _pages, model="layoutlmv3-docqa", top_k=2),
 ]
 
-CASES = [*ZERO_SHOT, *TEXT_GENERATION, *TABLES, *DOCUMENTS]
+QUESTIONS = {
+    "refund": {"type": "noul", "instructions": "Is a refund requested?"},
+    "tone": {
+        "type": "choice",
+        "instructions": "What is the tone?",
+        "criteria": {"calm": "A polite text", "angry": None},
+    },
+    "urgency": {"type": "score", "instructions": "How urgent is it?", "criteria": ["Can wait", "Today", "Now"]},
+}
+
+
+def _requests() -> list[Any]:
+    single = [{"state": "I was charged twice.", "questions": {name: QUESTIONS[name]}} for name in QUESTIONS]
+    return [*single, {"state": {"message": "Please call me back!", "number": 3}, "questions": dict(QUESTIONS)}]
+
+
+DECISIONS = [Case("decision", "decision", "llama-decision", _requests, bad_item={"state": "a", "questions": {}})]
+
+CASES = [*DECISIONS, *ZERO_SHOT, *TEXT_GENERATION, *TABLES, *DOCUMENTS]

@@ -26,13 +26,14 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
     the question and the name of the picture are handled before and after, and logits of image patches are cut off.
     """
 
+    image_processor: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        image_processor: Any = copy.copy(self.image_processor)
-        self._ocr_language = getattr(image_processor, "ocr_lang", None)
-        if getattr(image_processor, "apply_ocr", False):
-            image_processor.apply_ocr = False
-        self.image_processor = image_processor
+        self._ocr_language = getattr(self.image_processor, "ocr_lang", None)
+        if getattr(self.image_processor, "apply_ocr", False):
+            self.image_processor = copy.copy(self.image_processor)
+            self.image_processor.apply_ocr = False
         self._is_generative = self.model.config.model_type == "vision-encoder-decoder"
         arguments = inspect.signature(self.model.forward).parameters
         self._picture = next((name for name in ("pixel_values", "image") if name in arguments), None)
