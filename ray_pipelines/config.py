@@ -131,7 +131,7 @@ class WorkersConfig(_Config):
     stages: Literal["auto", "fused", "split"] = Field(
         "auto",
         description="fused: a worker does all of a row; split: CPU tasks preprocess and postprocess, workers only "
-        "forward. auto splits where a GPU worker is fed with images or audio.",
+        "forward. auto splits where a GPU worker is fed with images, audio or video.",
     )
     autoscaling: bool = Field(
         False, description="The cluster grows on demand: start even if it cannot hold the workers yet."

@@ -107,7 +107,7 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
 def _stages(workers: WorkersConfig, task: Task) -> Literal["fused", "split"]:
     if workers.stages != "auto":
         return workers.stages
-    is_heavy = bool(task.modalities & {"image", "audio"})
+    is_heavy = bool(task.modalities & {"image", "audio", "video"})
     return "split" if workers.num_gpus and is_heavy else "fused"
 
 

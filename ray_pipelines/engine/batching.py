@@ -170,8 +170,14 @@ def split_outputs(
         lengths: The true length of each chunk, to which outputs with a token axis are cut.
         is_sequence: Whether an output has a token axis (axis 1).
         padding: How the batch was padded.
+
+    Raises:
+        ValueError: No output has a row per chunk (an image that the processor cut into several, say).
     """
     size = len(lengths)
+    tensors = [value for value in outputs.values() if isinstance(value, torch.Tensor) and value.ndim > 0]
+    if tensors and all(value.shape[0] != size for value in tensors):
+        raise ValueError(f"the model's outputs do not have one row for each of {size} inputs.")
     padded_length = max((length or 0 for length in lengths), default=0)
     parts: list[Mapping[str, Any]] = []
     for row in range(size):

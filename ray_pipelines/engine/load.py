@@ -91,12 +91,9 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
         for component in ("tokenizer", "feature_extractor", "image_processor", "processor"):
             if getattr(pipeline_class, f"_load_{component}", False) and component not in arguments:
                 arguments[component] = model
-        _, implementation, _ = check_task(task.name)
-        classes = [cls for cls in implementation["pt"] if type(config) in cls._model_mapping]
-        if not classes:
-            raise ValueError(f"no model class for {type(config).__name__}; use workers.stages: fused")
-        with torch.device("meta"):
-            model = classes[0].from_config(config, trust_remote_code=arguments["trust_remote_code"])
+        if "video" in task.modalities:
+            arguments |= _video_components(model)
+        model = _model_without_weights(task, config, arguments["trust_remote_code"])
     else:
         config = model.config
         with torch.device("meta"):
@@ -110,6 +107,27 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
             **arguments,
             **task.pipeline_parameters(parameters),
         )
+
+
+def _model_without_weights(task: Task, config: Any, trust_remote_code: bool) -> Any:
+    """The model of a configuration on the `meta` device: of the task's Auto classes, else of the class it names."""
+    _, implementation, _ = check_task(task.name)
+    with torch.device("meta"):
+        for auto_class in implementation["pt"]:
+            if type(config) in auto_class._model_mapping:
+                return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+        for name in getattr(config, "architectures", None) or ():
+            if hasattr(transformers, name):
+                return getattr(transformers, name)(config)
+    raise ValueError(f"no model class for {type(config).__name__}; use workers.stages: fused")
+
+
+def _video_components(model: str) -> dict[str, Any]:
+    """The video processor of a model, or the name of its image processor where it has no other."""
+    try:
+        return {"video_processor": transformers.AutoVideoProcessor.from_pretrained(model)}
+    except (OSError, ValueError):
+        return {"image_processor": model}
 
 
 def _pipeline_class(task_name: str) -> Any:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers.utils import ModelOutput
 
 __all__ = ["pack", "unpack"]
 
 JSON = "json"
+MODEL_OUTPUT = "model_output"
+"""Marks values that were a `ModelOutput`, whose names are attributes and whose order counts, and become one again."""
 
 
 def pack(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -22,7 +25,9 @@ def pack(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         TypeError: A value is neither a tensor nor made of JSON's types; such a task cannot be split into stages.
     """
-    packed = []
+    packed: list[dict[str, Any]] = []
+    if isinstance(values, ModelOutput):
+        packed.append({"name": "", "dtype": MODEL_OUTPUT, "shape": [], "data": b""})
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
             flat = value.detach().cpu().contiguous().reshape(-1)
@@ -34,14 +39,18 @@ def pack(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return packed
 
 
-def unpack(packed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def unpack(packed: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """What `pack` was given.
 
     >>> unpack(pack({"ids": torch.ones(1, 2), "sentence": "a"}))
     {'ids': tensor([[1., 1.]]), 'sentence': 'a'}
     """
     values: dict[str, Any] = {}
+    is_model_output = False
     for tensor in packed:
+        if tensor["dtype"] == MODEL_OUTPUT:
+            is_model_output = True
+            continue
         if tensor["dtype"] == JSON:
             values[tensor["name"]] = json.loads(tensor["data"])
             continue
@@ -49,4 +58,4 @@ def unpack(packed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         data = bytearray(tensor["data"])
         flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         values[tensor["name"]] = flat.reshape(tensor["shape"])
-    return values
+    return ModelOutput(values) if is_model_output else values
