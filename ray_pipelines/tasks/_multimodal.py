@@ -10,7 +10,7 @@ import pydantic
 from ray_pipelines.errors import InvalidInput
 from ray_pipelines.tasks import Field
 from ray_pipelines.tasks._chat import reply_of
-from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments, is_sampling
+from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,11 +120,6 @@ def pipeline_parameters(parameters: MultimodalParameters) -> dict[str, Any]:
         # any-to-any forgets its default where this is set when the pipeline is made.
         arguments["return_full_text"] = parameters.return_full_text
     return arguments
-
-
-def is_random(pipe: Any, parameters: MultimodalParameters) -> bool:
-    """Whether the loaded pipeline samples."""
-    return is_sampling(pipe, parameters)
 
 
 def result_type(parameters: MultimodalParameters) -> pa.DataType:

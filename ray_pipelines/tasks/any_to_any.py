@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 import pydantic
 
 from ray_pipelines.tasks import Field, Task
+from ray_pipelines.tasks._generation import is_sampling
 from ray_pipelines.tasks._multimodal import (
     IMAGES_FIELD,
     TEXT_FIELD,
     MultimodalParameters,
-    is_random,
     pipeline_parameters,
     result_type,
     to_item,
@@ -41,7 +41,7 @@ TASK = Task(
     inputs=(
         TEXT_FIELD,
         IMAGES_FIELD,
-        Field("audio", "audio", "A recording beside a text; in a chat it is a part {type: audio, audio}.", False),
+        Field("audio", "audio", "A recording beside a text; in a chat, a part {type: audio, audio}.", required=False),
     ),
     parameters=AnyToAnyParameters,
     result_type=result_type,
@@ -51,5 +51,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.any_to_any:AnyToAnyPipeline",
     batched=False,
-    is_random=is_random,
+    is_random=is_sampling,
 )

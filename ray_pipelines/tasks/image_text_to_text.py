@@ -14,11 +14,11 @@ ignored in a call, where they reach the processor.
 from __future__ import annotations
 
 from ray_pipelines.tasks import Task
+from ray_pipelines.tasks._generation import is_sampling
 from ray_pipelines.tasks._multimodal import (
     IMAGES_FIELD,
     TEXT_FIELD,
     MultimodalParameters,
-    is_random,
     pipeline_parameters,
     result_type,
     to_item,
@@ -42,5 +42,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.image_text_to_text:ImageTextToTextPipeline",
     batched=False,
-    is_random=is_random,
+    is_random=is_sampling,
 )

@@ -74,14 +74,14 @@ def _to_frame(value: Any) -> Any:
     elif isinstance(value, pd.DataFrame):
         frame = value.astype(object).reset_index(drop=True)
     elif isinstance(value, list | tuple) and all(isinstance(row, Mapping) for row in value):
-        frame = pd.DataFrame.from_records([dict(row) for row in value]).astype(object)
+        frame = pd.DataFrame([dict(row) for row in value], dtype=object)
     else:
         raise InvalidInput(
             f"table: expected columns {{name: cells}}, a list of rows or a data frame; got {type(value).__name__}."
         )
     if frame.empty:
         raise InvalidInput("table: expected rows; got an empty table.")
-    return frame.map(lambda cell: "" if pd.isna(cell) else str(cell))
+    return frame.map(lambda cell: "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell))
 
 
 def pipeline_parameters(parameters: TableQuestionAnsweringParameters) -> dict[str, Any]:

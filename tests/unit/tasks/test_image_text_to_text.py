@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import transformers
 
 import ray_pipelines as rp
-from tests.cases.media import image, png
+from ray_pipelines.config import MediaLimits
+from ray_pipelines.media.chat import load_chat
+from tests.cases.media import image, png, sound
 from tests.cases.multimodal import SHORT, _message
 
 Model = Callable[[str], str]
@@ -57,6 +60,15 @@ def test_a_list_of_rows_works_where_transformers_raises(model: Model) -> None:
         transformers.pipeline("image-text-to-text", model("llava"), device="cpu")(rows, **SHORT)
     one, other = rp.pipeline("image-text-to-text", model("llava"), device="cpu", **SHORT).run(rows, on_error="raise")
     assert one == other
+
+
+def test_recordings_in_a_chat_are_decoded_at_the_models_rate() -> None:
+    recording = {"array": sound(8000), "sampling_rate": 8000}
+    chat = [{"role": "user", "content": [{"type": "audio", "audio": recording}, {"type": "text", "text": "Who?"}]}]
+    ((message,),) = [load_chat(chat, MediaLimits(), 16000)]
+    samples = message["content"][0]["audio"]
+    assert samples.dtype == np.float32 and samples.shape == (16000,)
+    assert chat[0]["content"][0]["audio"] is recording
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 import ray_pipelines as rp
+from ray_pipelines.tasks.table_question_answering import to_item
 from tests.cases.language import TABLE
 
 Model = Callable[[str], str]
@@ -29,6 +30,12 @@ def test_all_forms_of_a_table_give_the_same_answer(model: Model) -> None:
     spec = rp.pipeline(TASK, model("tapas-tableqa"), device="cpu")
     results = spec.run([{"table": table, "query": QUERY} for table in _forms()], on_error="raise")
     assert all(result == results[0] for result in results)
+
+
+def test_cells_are_written_as_text_whatever_else_stands_in_their_column() -> None:
+    rows = [{"a": 1, "b": "x"}, {"a": None, "b": ["y", "z"]}, {"b": 2.5}]
+    frame = to_item({"table": rows, "query": "a"})["table"]
+    assert frame.to_dict("list") == {"a": ["1", "", ""], "b": ["x", "['y', 'z']", "2.5"]}
 
 
 def test_the_callers_table_stays_as_it_is(model: Model) -> None:
