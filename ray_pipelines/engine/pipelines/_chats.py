@@ -11,7 +11,7 @@ __all__ = ["texts_of"]
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with the texts of their contents alone: all that a reply is put together from.
 
-    >>> texts_of([{"role": "user", "content": [{"type": "image", "image": b"…"}, {"type": "text", "text": "Hi"}]}])
+    >>> texts_of([{"role": "user", "content": [{"type": "image", "image": None}, {"type": "text", "text": "Hi"}]}])
     [{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}]
     """
     return [
