@@ -143,6 +143,13 @@ def _gpt2_tokenizer(padded: bool = True, **options: Any) -> PreTrainedTokenizerB
     return _tokenizer("GPT2Tokenizer", vocab=_numbered(*tokens), merges=merges, **options)
 
 
+def _labelled_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer like GPT-2's for which yes and no are one token each."""
+    tokenizer = _gpt2_tokenizer(**options)
+    tokenizer.add_tokens(["Yes", "No"])
+    return tokenizer
+
+
 def _clip_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
     """Returns a tokenizer like CLIP's; its end token has the highest id, by which the models find it."""
     merges = _byte_level_merges("</w>")
@@ -562,6 +569,96 @@ def _video_model(folder: Path, model_class: str, config: dict[str, Any], process
     )
 
 
+def _page_model(folder: Path) -> None:
+    """Builds a model of pages that looks at words, their boxes and the picture."""
+    merges = _byte_level_merges()
+    special_tokens = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    tokens = (*special_tokens, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges))
+    text = _tokenizer("LayoutLMv3Tokenizer", vocab=_numbered(*tokens), merges=merges)
+    config = _TRANSFORMER | {
+        "vocab_size": len(text),
+        "pad_token_id": text.pad_token_id,
+        "max_position_embeddings": MAX_LENGTH + 2,
+        "max_2d_position_embeddings": 1024,
+        "coordinate_size": 6,
+        "shape_size": 4,
+        "input_size": 32,
+        "patch_size": 8,
+        "has_relative_attention_bias": True,
+        "has_spatial_attention_bias": True,
+    }
+    pixels = transformers.LayoutLMv3ImageProcessor(size={"height": 32, "width": 32})
+    _save(folder, "LayoutLMv3ForQuestionAnswering", config, text, pixels)
+
+
+def _donut_model(folder: Path) -> None:
+    """Builds a model that writes the answer to a question about a picture."""
+    tokens = ["<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>"]
+    text = _roberta_tokenizer()
+    text.add_tokens(tokens)
+    text.model_max_length = 2 * MAX_LENGTH
+    encoder = transformers.DonutSwinConfig(
+        image_size=(32, 32), patch_size=4, embed_dim=16, depths=(1, 1), num_heads=(2, 2), window_size=4
+    )
+    decoder = transformers.MBartConfig(
+        vocab_size=len(text),
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        max_position_embeddings=2 * MAX_LENGTH,
+        is_decoder=True,
+        is_encoder_decoder=False,
+        add_cross_attention=True,
+        init_std=1.0,
+        pad_token_id=text.pad_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        model = transformers.VisionEncoderDecoderModel(config).eval()
+    model.generation_config.pad_token_id = text.pad_token_id
+    model.generation_config.eos_token_id = text.eos_token_id
+    model.generation_config.decoder_start_token_id = text.bos_token_id
+    model.generation_config.max_new_tokens = 8
+    model.save_pretrained(folder)
+    text.save_pretrained(folder)
+    transformers.DonutImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def _llava_model(folder: Path) -> None:
+    """Builds a model of chats with images."""
+    text = _gpt2_tokenizer(chat_template=_IMAGE_CHAT_TEMPLATE, model_max_length=512)
+    text.add_tokens([tokenizers.AddedToken("<image>", special=True, normalized=False)])
+    image_processor = transformers.CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30})
+    processor = transformers.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=text,
+        patch_size=6,
+        vision_feature_select_strategy="default",
+        chat_template=_IMAGE_CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+    language = transformers.LlamaConfig(
+        **(_TRANSFORMER | {"initializer_range": 1.0}),
+        vocab_size=len(text),
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        pad_token_id=text.pad_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+    )
+    config = {
+        "vision_config": transformers.CLIPVisionConfig(**_PATCHES),
+        "text_config": language,
+        "image_token_id": text.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -1,
+    }
+    _save(folder, "LlavaForConditionalGeneration", config, processor)
+
+
 @dataclass(frozen=True)
 class TinyModel:
     """A tiny model.
@@ -584,6 +681,13 @@ _COMMANDS = ("yes", "no", "up", "down")
 _TOPICS = ("sport", "politics", "film", "science")
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+_IMAGE_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{% if not loop.last or add_generation_prompt %}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
@@ -743,7 +847,26 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
     "text-generation": {
         "gpt2-lm": _text_model(
             "GPT2LMHeadModel", partial(_gpt2_tokenizer, padding_side="left", chat_template=_CHAT_TEMPLATE)
-        )
+        ),
+        "gpt2-lm-no-pad": _text_model("GPT2LMHeadModel", _unpadded_gpt2_tokenizer),
+        "llama-chat": _text_model(
+            "LlamaForCausalLM",
+            partial(_gpt2_tokenizer, chat_template=_CHAT_TEMPLATE, model_max_length=512),
+            max_position_embeddings=512,
+            num_key_value_heads=1,
+            initializer_range=1.0,
+        ),
+        # Counts positions from the padding on the left of a prompt.
+        "bart-lm": _text_model(
+            "BartForCausalLM",
+            _roberta_tokenizer,
+            d_model=32,
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=64,
+            init_std=0.3,
+            is_decoder=True,
+        ),
     },
     "automatic-speech-recognition": {
         "wav2vec2-ctc": _waveform_model("Wav2Vec2ForCTC", masked=True, tokenizer=_ctc_tokenizer)
@@ -925,7 +1048,19 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         )
     },
     "document-question-answering": {
-        "layoutlm-docqa": _text_model("LayoutLMForQuestionAnswering", _wordpiece, max_2d_position_embeddings=1024)
+        "layoutlm-docqa": _text_model("LayoutLMForQuestionAnswering", _wordpiece, max_2d_position_embeddings=1024),
+        "layoutlmv3-docqa": _page_model,
+        "donut-docqa": _donut_model,
+    },
+    "image-text-to-text": {"llava": _llava_model},
+    "decision": {
+        "llama-decision": _text_model(
+            "LlamaForCausalLM",
+            partial(_labelled_tokenizer, chat_template=_CHAT_TEMPLATE, model_max_length=512),
+            max_position_embeddings=512,
+            num_key_value_heads=1,
+            initializer_range=1.0,
+        )
     },
     "table-question-answering": {
         "tapas-tableqa": _text_model(

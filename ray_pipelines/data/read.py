@@ -64,7 +64,7 @@ def describe_input(job: Job) -> Input:
     task = tasks.resolve(job.task, has_own_pipeline=True)
     read_format, files = find_files(job.read)
     mapped, _ = split_inputs(job.inputs)
-    texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality == "text"]
+    texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality in ("text", "chat")]
     schema = sample_schema(files[0], read_format, texts)
     inputs = job.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
     problems = input_problems(task, inputs, schema.names)

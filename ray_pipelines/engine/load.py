@@ -106,6 +106,8 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
                 )
         if "video" in task.modalities and "video_processor" not in arguments:
             arguments |= _video_components(model)
+        elif "image" in task.modalities and pipeline_class._load_image_processor is None:
+            arguments |= _optional_image_processor(model)
         model = _model_without_weights(task, config, arguments["trust_remote_code"])
     else:
         config = model.config
@@ -141,6 +143,14 @@ def _video_components(model: str) -> dict[str, Any]:
         return {"video_processor": transformers.AutoVideoProcessor.from_pretrained(model)}
     except (OSError, ValueError):
         return {"image_processor": model}
+
+
+def _optional_image_processor(model: str) -> dict[str, Any]:
+    """The image processor of a model, if it has one."""
+    try:
+        return {"image_processor": transformers.AutoImageProcessor.from_pretrained(model)}
+    except (OSError, ValueError):
+        return {}
 
 
 def _pipeline_class(task_name: str) -> Any:

@@ -30,8 +30,9 @@ from ray_pipelines.engine.batching import padding_of
 from ray_pipelines.errors import InvalidInput, RowError, RowTooLarge, attempt
 from ray_pipelines.tasks import RowCall, Task
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "max_tokens"]
 
+OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
 POSITION_EMBEDDINGS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
@@ -53,7 +54,7 @@ class Steps:
         self.limits = limits
         self.padding = padding_of(pipe.tokenizer, pipe.feature_extractor)
         self.sampling_rate: int | None = getattr(pipe.feature_extractor, "sampling_rate", None)
-        self._max_tokens = _max_tokens(pipe.model)
+        self._max_tokens = max_tokens(pipe.model)
         self._num_embeddings = _num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
@@ -255,10 +256,12 @@ def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[s
     return {name: parameters[name] for name in required if name in parameters}
 
 
-def _max_tokens(model: Any) -> int | None:
-    """The number of tokens that the model has absolute positions for, or None where it has no such limit."""
+def max_tokens(model: Any) -> int | None:
+    """The number of text tokens that the model has absolute positions for, or None where it has no such limit."""
     limits = []
     for name, module in model.named_modules():
+        if any(tower in name for tower in OTHER_TOWERS):
+            continue
         if name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS and isinstance(module, torch.nn.Embedding):
             offset = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
             limits.append(module.num_embeddings - offset)

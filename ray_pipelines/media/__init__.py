@@ -18,11 +18,12 @@ __all__ = ["decode", "read_bytes"]
 
 
 def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | None = None) -> Any:
-    """The decoded form of a field's value: a PIL image in RGB, float32 samples, a `Video`, or the value itself.
+    """The decoded form of a field's value: PIL images in RGB, float32 samples, a `Video`, or the value itself.
 
     Args:
         value: The field's value.
-        modality: The field's modality; only `image`, `audio` and `video` are decoded.
+        modality: The field's modality; `image`, `images` (one or a list), `audio`, `video` and the media in a `chat`
+            are decoded.
         limits: What decoding may cost.
         sampling_rate: For audio: the model's rate in Hz, to which recordings are resampled.
 
@@ -34,6 +35,14 @@ def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | 
         from ray_pipelines.media.image import load_image
 
         return load_image(value, limits)
+    if modality == "images":
+        from ray_pipelines.media.image import load_image
+
+        return [load_image(one, limits) for one in (value if isinstance(value, list | tuple) else [value])]
+    if modality == "chat":
+        from ray_pipelines.media.chat import load_chat
+
+        return load_chat(value, limits, sampling_rate)
     if modality == "audio":
         from ray_pipelines.media.audio import load_audio
 

@@ -20,7 +20,8 @@ from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["encode_image", "load_image"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "MPO", "AVIF", "DIB")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
+"""MPO pictures are read as JPEG."""
 
 
 def load_image(value: Any, limits: MediaLimits) -> Any:

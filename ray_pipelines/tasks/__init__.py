@@ -48,7 +48,7 @@ __all__ = [
     "validate_parameters",
 ]
 
-Modality = Literal["text", "image", "audio", "video", "number", "any"]
+Modality = Literal["text", "chat", "image", "images", "audio", "video", "number", "any"]
 
 
 class Parameters(BaseModel):
@@ -63,7 +63,8 @@ class Field:
 
     Attributes:
         name: Name of the field, as in `inputs: {name: column}`.
-        modality: What a value is; `image`, `audio` and `video` are decoded by `ray_pipelines.media`.
+        modality: What a value is; `image`, `images` (one or a list), `audio`, `video` and the media in a `chat` (a
+            text, or a list of messages) are decoded by `ray_pipelines.media`.
         description: One sentence for people.
         required: Whether every row must have it.
     """
@@ -202,16 +203,9 @@ class _AnyParameters(BaseModel):
 
 
 OTHER_TASKS = (
-    "any-to-any",
     "automatic-speech-recognition",
-    "decision",
-    "document-question-answering",
-    "image-text-to-text",
-    "table-question-answering",
-    "text-generation",
     "text-to-audio",
     "zero-shot-audio-classification",
-    "zero-shot-classification",
 )
 """Tasks that transformers 5.23 registers and that have no file here: served by `generic`."""
 

@@ -1,0 +1,138 @@
+"""What the tasks share that generate text from chats with images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+
+from ray_pipelines.errors import InvalidInput
+from ray_pipelines.tasks import Field
+from ray_pipelines.tasks._chat import reply_of
+from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TEXT_FIELD = Field(
+    "text",
+    "chat",
+    "A prompt, or a chat: a list of messages {role, content} whose content is a text or a list of parts, such as "
+    "{type: image, image} and {type: text, text}.",
+)
+IMAGES_FIELD = Field(
+    "images",
+    "images",
+    "An image or a list of images: for the prompt's image tokens, or for the parts of a chat that have type image "
+    "and nothing else.",
+    required=False,
+)
+
+
+class MultimodalParameters(GenerationParameters):
+    """Parameters of the tasks that generate text from chats with images."""
+
+    return_full_text: Annotated[
+        bool, pydantic.Field(description="Give the prompt with its continuation, rather than the new text only.")
+    ] = True
+    return_tensors: Annotated[
+        bool, pydantic.Field(description="Give the token ids of prompt and continuation in place of texts.")
+    ] = False
+    clean_up_tokenization_spaces: Annotated[
+        bool | None,
+        pydantic.Field(description="Remove spaces before punctuation; unset, as the tokenizer is configured."),
+    ] = None
+    skip_special_tokens: Annotated[
+        bool, pydantic.Field(description="Leave special tokens such as the end token out of the text.")
+    ] = True
+    stop_sequence: Annotated[
+        str | tuple[str, ...] | None,
+        pydantic.Field(description="A text, or several, that end the generation; they remain in the result."),
+    ] = None
+    continue_final_message: Annotated[
+        bool | None,
+        pydantic.Field(
+            description="Continue the last message of a chat rather than reply to it; unset, where it is the "
+            "assistant's."
+        ),
+    ] = None
+    tools: Annotated[
+        tuple[dict[str, Any], ...] | None,
+        pydantic.Field(description="JSON schemas of the functions that the model may call, for its chat template."),
+    ] = None
+    processor_kwargs: Annotated[
+        dict[str, Any] | None, pydantic.Field(description="Arguments of the model's processor, e.g. {padding: true}.")
+    ] = None
+    generate_kwargs: Annotated[
+        dict[str, Any] | None, pydantic.Field(description="Further arguments of `generate` that have no name here.")
+    ] = None
+
+    @pydantic.model_validator(mode="after")
+    def _names_each_once(self) -> MultimodalParameters:
+        if self.return_tensors and "return_full_text" in self.model_fields_set:
+            raise ValueError("return_full_text: cannot be set where results are token ids. Drop it.")
+        for name in self.generate_kwargs or {}:
+            if name in GenerationParameters.model_fields:
+                raise ValueError(f"generate_kwargs.{name}: is a parameter of its own. Set {name} instead.")
+        return self
+
+
+def to_item(fields: Mapping[str, Any]) -> Any:
+    """A text, `{text, images, …}`, or the messages of a chat with the row's images in their places.
+
+    Raises:
+        InvalidInput: The chat has another number of places than the row has images.
+    """
+    text = fields["text"]
+    others = {name: value for name, value in fields.items() if name != "text"}
+    if isinstance(text, str):
+        return {"text": text, **others} if others else text
+    if others.keys() - {"images"}:
+        raise InvalidInput("text: expected recordings inside the messages of a chat; got them beside it.")
+    images = list(others.get("images", ()))
+    places = [part for message in text for part in message["content"] if part == {"type": "image"}]
+    if len(places) != len(images):
+        raise InvalidInput(
+            f"images: expected one for each part of the chat that is {{type: image}} alone, which are {len(places)}; "
+            f"got {len(images)}."
+        )
+    for part, image in zip(places, images, strict=True):
+        part["image"] = image
+    return text
+
+
+def pipeline_parameters(parameters: MultimodalParameters) -> dict[str, Any]:
+    """The pipeline's keyword arguments."""
+    own = set(type(parameters).model_fields.keys() - GenerationParameters.model_fields.keys())
+    arguments = parameters.model_dump(include=own, exclude_unset=True, exclude_none=True)
+    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    arguments |= generation_arguments(parameters)
+    # Only as `stop_sequence` are they handed to `generate` with the tokenizer that it needs for them.
+    stops = [arguments.pop(name, None) or [] for name in ("stop_sequence", "stop_strings")]
+    texts = [text for stop in stops for text in ([stop] if isinstance(stop, str) else stop)]
+    if texts:
+        arguments["stop_sequence"] = texts
+    arguments.pop("return_tensors", None)
+    if parameters.return_tensors:
+        arguments["return_tensors"] = True
+    else:
+        # any-to-any forgets its default where this is set when the pipeline is made.
+        arguments["return_full_text"] = parameters.return_full_text
+    return arguments
+
+
+def result_type(parameters: MultimodalParameters) -> pa.DataType:
+    """`list<struct<generated_text: string>>`, or of `generated_token_ids: list<int32>` with `return_tensors`."""
+    import pyarrow as pa
+
+    if parameters.return_tensors:
+        return pa.list_(pa.struct([("generated_token_ids", pa.list_(pa.int32()))]))
+    return pa.list_(pa.struct([("generated_text", pa.string())]))
+
+
+def to_result(result: Any, parameters: MultimodalParameters) -> Any:
+    """The texts, of chats the last message's, without what the pipeline echoes of the input."""
+    if parameters.return_tensors:
+        return [{"generated_token_ids": record["generated_token_ids"].tolist()} for record in result]
+    return [{"generated_text": reply_of(record["generated_text"])} for record in result]

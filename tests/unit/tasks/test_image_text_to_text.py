@@ -1,0 +1,104 @@
+"""image-text-to-text and any-to-any: images in a column of their own, chats out of Arrow, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import transformers
+
+import ray_pipelines as rp
+from ray_pipelines.config import MediaLimits
+from ray_pipelines.media.chat import load_chat
+from tests.cases.media import image, png, sound
+from tests.cases.multimodal import SHORT, _message
+
+Model = Callable[[str], str]
+TASKS = ("image-text-to-text", "any-to-any")
+
+each_task = pytest.mark.parametrize("task", TASKS)
+
+
+@each_task
+def test_images_of_a_column_take_their_places_in_the_chat(model: Model, task: str) -> None:
+    spec = rp.pipeline(task, model("llava"), device="cpu", **SHORT)
+    place = {"type": "image"}
+    chat = [{"role": "user", "content": [place, {"type": "text", "text": "What is this?"}, place]}]
+    inside = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": image()},
+                {"type": "text", "text": "What is this?"},
+                {"type": "image", "path": png(image(seed=1))},
+            ],
+        }
+    ]
+    one, other = spec.run([{"text": chat, "images": [image(), image(seed=1)]}, inside], on_error="raise")
+    assert one == other
+    assert place == {"type": "image"}
+
+
+@each_task
+def test_a_chat_out_of_arrow_gives_what_a_list_of_dicts_gives(model: Model, task: str) -> None:
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    part = pa.struct([("type", pa.string()), ("text", pa.string()), ("image", picture)])
+    message = pa.struct([("role", pa.string()), ("content", pa.list_(part))])
+    encoded = _message("user", "What is this?", {"bytes": png(image()), "path": None})
+    (chat,) = pa.array([[encoded]], pa.list_(message)).to_pylist()
+    spec = rp.pipeline(task, model("llava"), device="cpu", **SHORT)
+    arrow, plain = spec.run([chat, [_message("user", "What is this?", image())]], on_error="raise")
+    assert arrow == plain
+
+
+def test_a_list_of_rows_works_where_transformers_raises(model: Model) -> None:
+    rows = [{"images": image(), "text": "<image>a"}, {"images": image(), "text": "<image>a"}]
+    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+        transformers.pipeline("image-text-to-text", model("llava"), device="cpu")(rows, **SHORT)
+    one, other = rp.pipeline("image-text-to-text", model("llava"), device="cpu", **SHORT).run(rows, on_error="raise")
+    assert one == other
+
+
+def test_recordings_in_a_chat_are_decoded_at_the_models_rate() -> None:
+    recording = {"array": sound(8000), "sampling_rate": 8000}
+    chat = [{"role": "user", "content": [{"type": "audio", "audio": recording}, {"type": "text", "text": "Who?"}]}]
+    ((message,),) = [load_chat(chat, MediaLimits(), 16000)]
+    samples = message["content"][0]["audio"]
+    assert samples.dtype == np.float32 and samples.shape == (16000,)
+    assert chat[0]["content"][0]["audio"] is recording
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "<image>", "images": b"no"}, "image: cannot identify"),
+        ({"text": [_message("user", "a")], "images": image()}, "which are 0; got 1"),
+        ({"text": [{"role": "user", "content": [{"type": "image"}]}]}, "which are 1; got 0"),
+        ({"text": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "type text, image or audio"),
+        ({"text": [{"role": "user", "content": [{"type": "text"}]}]}, "expected a text in each part"),
+        ({"text": [{"role": "user", "content": [{"type": "audio"}]}]}, "expected a recording in each part"),
+        ({"text": [{"role": "user", "content": None}]}, "content: expected a text; got null"),
+    ],
+)
+def test_a_row_that_cannot_be_read_fails_alone(model: Model, row: Any, message: str) -> None:
+    good, bad = rp.pipeline("image-text-to-text", model("llava"), device="cpu", **SHORT).run(["a text", row])
+    assert good[0]["generated_text"]
+    assert isinstance(bad, rp.RowError)
+    with pytest.raises(rp.RowError, match=message):
+        raise bad
+
+
+@pytest.mark.parametrize(
+    ("task", "parameters", "message"),
+    [
+        ("any-to-any", {"generation_mode": "audio"}, "generation_mode: expected 'text'; got 'audio'"),
+        ("image-text-to-text", {"generate_kwargs": {"top_k": 3}}, "generate_kwargs.top_k: is a parameter of its own"),
+        ("image-text-to-text", {"return_tensors": True, "return_full_text": False}, "return_full_text: cannot be set"),
+    ],
+)
+def test_parameters_that_cannot_work_are_refused(task: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(rp.ConfigError, match=message):
+        rp.pipeline(task, "org/model", **parameters)
