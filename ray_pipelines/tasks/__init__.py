@@ -203,7 +203,6 @@ class _AnyParameters(BaseModel):
 
 OTHER_TASKS = (
     "any-to-any",
-    "automatic-speech-recognition",
     "decision",
     "depth-estimation",
     "document-question-answering",
@@ -215,9 +214,7 @@ OTHER_TASKS = (
     "object-detection",
     "table-question-answering",
     "text-generation",
-    "text-to-audio",
     "video-classification",
-    "zero-shot-audio-classification",
     "zero-shot-classification",
     "zero-shot-image-classification",
     "zero-shot-object-detection",
