@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
-from ray_pipelines.tasks import Parameters, Task
+from ray_pipelines.tasks import Task
 from ray_pipelines.tasks._audio import AUDIO_FIELDS
+from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class SpeechRecognitionParameters(Parameters):
+class SpeechRecognitionParameters(GenerationParameters):
     """Parameters of automatic-speech-recognition."""
 
     chunk_length_s: Annotated[
@@ -60,9 +61,12 @@ class SpeechRecognitionParameters(Parameters):
             description="Any arguments of the model's `generate`, e.g. {language: german, task: translate}."
         ),
     ] = None
-    max_new_tokens: Annotated[
-        int | None, pydantic.Field(gt=0, description="Tokens to generate at most, for each window or chunk.")
-    ] = None
+    temperature: Annotated[
+        float | tuple[float, ...] | None,
+        pydantic.Field(
+            description="Divides the logits before sampling; Whisper may try several in turn, e.g. [0, 0.2, 0.4]."
+        ),
+    ] = None  # type: ignore[assignment]
     decoder_kwargs: Annotated[
         dict[str, Any] | None,
         pydantic.Field(description="Arguments of the beam search of a CTC model with a language model."),
@@ -88,11 +92,11 @@ class SpeechRecognitionParameters(Parameters):
 
 
 def pipeline_parameters(parameters: SpeechRecognitionParameters) -> dict[str, Any]:
-    """The pipeline's keyword arguments; what is null or false means the same as unset, and is left out."""
-    arguments = {name: value for name, value in parameters.model_dump(exclude_unset=True).items() if value}
-    if "stride_length_s" in parameters.model_fields_set and parameters.stride_length_s is not None:
-        arguments["stride_length_s"] = parameters.stride_length_s
-    return arguments
+    """The pipeline's keyword arguments; of its own, what is null or false means the same as unset, and is left out."""
+    own = SpeechRecognitionParameters.model_fields.keys() - GenerationParameters.model_fields.keys()
+    values = parameters.model_dump(include=set(own), exclude_unset=True)
+    arguments = {name: value for name, value in values.items() if value is not None and value is not False}
+    return arguments | generation_arguments(parameters)
 
 
 def result_type(parameters: SpeechRecognitionParameters) -> pa.DataType:
@@ -116,7 +120,7 @@ def _chunk(chunk: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_random(pipe: Any, parameters: SpeechRecognitionParameters) -> bool:
     """Whether the model samples: it is told to, or has a temperature above zero, if only to fall back on (Whisper)."""
-    arguments = {**pipe._forward_params, **getattr(pipe, "_generate_kwargs", {})}
+    arguments = {**getattr(pipe, "_generate_kwargs", {}), **pipe._forward_params}
     config = getattr(pipe.model, "generation_config", None)
     temperature = arguments.get("temperature") or 0.0
     temperatures = temperature if isinstance(temperature, list | tuple) else (temperature,)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 
-from ray_pipelines.tasks import Field, Parameters, RowCall, Task, require_text
+from ray_pipelines.tasks import Field, RowCall, Task, require_text
+from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 VOICE = ("speaker_embeddings", "speaker_id")
 
 
-class TextToAudioParameters(Parameters):
+class TextToAudioParameters(GenerationParameters):
     """Parameters of text-to-audio."""
 
     forward_params: Annotated[
@@ -36,15 +37,11 @@ class TextToAudioParameters(Parameters):
     ] = None
     generate_kwargs: Annotated[
         dict[str, Any] | None,
-        pydantic.Field(description="Arguments of `generate`, over forward_params; only for models that generate."),
+        pydantic.Field(description="Further arguments of `generate`, over forward_params; for models that generate."),
     ] = None
     preprocess_params: Annotated[
         dict[str, Any] | None,
         pydantic.Field(description="Arguments of the tokenizer or processor, e.g. {voice_preset: v2/en_speaker_6}."),
-    ] = None
-    max_new_tokens: Annotated[
-        int | None,
-        pydantic.Field(gt=0, description="Tokens to generate at most, which limits the length of a clip."),
     ] = None
     speaker_embeddings: Annotated[
         tuple[float, ...] | None,
@@ -69,13 +66,14 @@ def to_item(fields: Mapping[str, Any]) -> Any:
 
 def pipeline_parameters(parameters: TextToAudioParameters) -> dict[str, Any]:
     """The pipeline's keyword arguments: the voice goes with the inputs, generation with the rest of it."""
-    values = parameters.model_dump(exclude_unset=True, exclude_none=True)
-    arguments = {name: values[name] for name in ("forward_params", "vocoder") if name in values}
-    inputs = values.get("preprocess_params", {}) | {name: values[name] for name in VOICE if name in values}
-    generation = values.get("generate_kwargs", {}) | {k: values[k] for k in ("max_new_tokens",) if k in values}
-    if inputs:
+    arguments: dict[str, Any] = {}
+    for name in ("forward_params", "vocoder"):
+        if getattr(parameters, name) is not None:
+            arguments[name] = getattr(parameters, name)
+    voice = {name: getattr(parameters, name) for name in VOICE if getattr(parameters, name) is not None}
+    if inputs := {**(parameters.preprocess_params or {}), **voice}:
         arguments["preprocess_params"] = inputs
-    if generation:
+    if generation := {**(parameters.generate_kwargs or {}), **generation_arguments(parameters)}:
         arguments["generate_kwargs"] = generation
     return arguments
 

@@ -15,6 +15,7 @@ __all__ = ["SpeechRecognitionPipeline"]
 
 UNPADDED_MASK = "unpadded_attention_mask"
 CONFIDENCE = "confidence"
+CTC = ("ctc", "ctc_with_lm")
 
 
 class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline):  # type: ignore[misc]
@@ -32,11 +33,17 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
     and the decoding are inherited; the forward differs as said, and finds the language of each row of a batch.
     """
 
+    def __init__(self, *args: Any, **arguments: Any) -> None:
+        super().__init__(*args, **arguments)
+        unused = self._forward_params.keys() - {"return_timestamps", "return_language"}
+        if self.type in CTC and unused:
+            raise ValueError(f"{type(self.model).__name__} does not generate; drop {', '.join(sorted(unused))}.")
+
     @property
     def can_pad(self) -> bool:
         """Whether clips of different length may share a forward."""
         norm = getattr(self.model.config, "feat_extract_norm", None)
-        return self.type in ("ctc", "ctc_with_lm") and norm == "layer" and self._counts_frames
+        return bool(self.type in CTC and norm == "layer" and self._counts_frames)
 
     @property
     def _counts_frames(self) -> bool:
@@ -72,32 +79,22 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         """The outputs of one chunk, or of a batch: then a list under each key, one value per chunk."""
         inputs = {"attention_mask" if name == UNPADDED_MASK else name: value for name, value in model_inputs.items()}
         rows = _rows(inputs)
-        if self.type in ("ctc", "ctc_with_lm"):
+        if self.type in CTC:
             outputs = self._recognize_frames(inputs, rows)
-        elif self.type in ("seq2seq", "seq2seq_whisper"):
-            whisper = {}
-            if self.type == "seq2seq_whisper":
-                whisper = {"timestamps": return_timestamps or self._always_timestamps, "language": return_language}
-            batches = [inputs] if self._can_share(inputs, **whisper) else rows
-            outputs = [
-                out for batch in batches for out in self._generate(batch, _rows(batch), generate_kwargs, **whisper)
-            ]
+        elif self.type == "seq2seq":
+            outputs = self._generate(inputs, rows, generate_kwargs)
+        elif self.type == "seq2seq_whisper":
+            timestamps = return_timestamps or getattr(self.model.generation_config, "return_timestamps", False)
+            is_one_window = inputs["input_features"].shape[-1] <= self.feature_extractor.nb_max_frames
+            batches = [inputs] if is_one_window and timestamps != "word" else rows
+            outputs = []
+            for batch in batches:
+                outputs += self._generate(batch, _rows(batch), generate_kwargs, timestamps, return_language)
         else:
             outputs = [super(SpeechRecognitionPipeline, self)._forward(row, **generate_kwargs) for row in rows]
         if len(rows) == 1:
             return outputs[0]
         return {name: [output[name] for output in outputs] for name in outputs[0]}
-
-    @property
-    def _always_timestamps(self) -> Any:
-        return getattr(self.model.generation_config, "return_timestamps", False)
-
-    def _can_share(self, inputs: Mapping[str, Any], timestamps: Any = None, language: bool | None = None) -> bool:
-        if self.type != "seq2seq_whisper":
-            return True
-        num_frames = inputs["input_features"].shape[-1]
-        is_one_window = num_frames <= self.feature_extractor.nb_max_frames
-        return is_one_window and timestamps != "word"
 
     def _recognize_frames(self, inputs: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The likeliest token of each frame (or all logits, for a decoder with a language model)."""
@@ -139,6 +136,8 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         if language or timestamps == "word":
             arguments["return_segments"] = True
         arguments = self._prepare_generate_kwargs(arguments)
+        if arguments.get("stop_strings"):
+            arguments.setdefault("tokenizer", self.tokenizer)
         features = inputs["input_features"] if "input_features" in inputs else inputs["input_values"]
         generated = self.model.generate(
             **{self.model.main_input_name: features, "attention_mask": inputs.get("attention_mask"), **arguments}
@@ -161,8 +160,10 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
 
     def postprocess(self, model_outputs: Sequence[Mapping[str, Any]], **parameters: Any) -> Any:
         """`{text}`, with `chunks` where timestamps or languages were asked for."""
-        left_out = {CONFIDENCE}
-        outputs = [{k: v for k, v in out.items() if k not in left_out and v is not None} for out in model_outputs]
+        outputs = [
+            {name: value for name, value in output.items() if name != CONFIDENCE and value is not None}
+            for output in model_outputs
+        ]
         return super().postprocess(outputs, **parameters)
 
 

@@ -27,7 +27,7 @@ class TextToAudioPipeline(transformers.TextToAudioPipeline):  # type: ignore[mis
             vocoder = transformers.SpeechT5HifiGan.from_pretrained(vocoder)
         super().__init__(*args, vocoder=vocoder, **arguments)
         if self.vocoder is not None:
-            self.vocoder = self.vocoder.to(device=self.model.device, dtype=self.model.dtype).eval()
+            self.vocoder.to(device=self.model.device, dtype=self.model.dtype).eval()
         if self._forward_params["generate_kwargs"] and not self.model.can_generate():
             names = ", ".join(self._forward_params["generate_kwargs"])
             raise ValueError(f"{type(self.model).__name__} does not generate; use forward_params, not {names}.")

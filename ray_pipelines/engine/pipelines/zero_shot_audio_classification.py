@@ -70,7 +70,7 @@ class ZeroShotAudioClassificationPipeline(transformers.ZeroShotAudioClassificati
 
 @contextmanager
 def _seeded(samples: np.ndarray) -> Iterator[None]:
-    """Makes numpy's global generator, by which the feature extractor crops, start from the samples; then restores it."""
+    """Makes numpy's global generator, by which features are cropped, start from the samples; then restores it."""
     with _global_generator:
         state = np.random.get_state()
         np.random.seed(zlib.crc32(np.ascontiguousarray(samples).tobytes()))
