@@ -6,20 +6,39 @@ formats whose decoders are part of Pillow itself are tried: others, such as EPS,
 
 from __future__ import annotations
 
+import functools
 import io
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_pipelines.config import MediaLimits
-from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media import read_bytes
 
 __all__ = ["load_image"]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "MPO", "AVIF", "DIB")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
+DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on broken data."""
 
 
 def load_image(value: Any, limits: MediaLimits) -> Any:
@@ -34,36 +53,38 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
         InvalidInput: `value` is none of these.
         MediaError: It cannot be decoded, or is over a limit.
     """
-    if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8:
+    if not isinstance(value, Image.Image | bytes | str) and hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.dtype.kind not in "uifb":
+            raise InvalidInput(f"image: expected an array of numbers; got {array.dtype}.")
+        if array.dtype != np.uint8:
             return value
-        value = _image_of_array(value)
-    if isinstance(value, Image.Image):
-        _check_pixels(value, limits)
-        image = value
-    elif hasattr(value, "__array__") and not isinstance(value, bytes | str):
-        return value
-    else:
-        image = _decode_image(read_bytes(value, "image", limits), limits)
-    return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
+        value = _image_of_array(array)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = value if isinstance(value, Image.Image) else _open(read_bytes(value, "image", limits))
             _check_pixels(image, limits)
-            image.load()
-            return image
-    except MediaError:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except InvalidRow:
         raise
     except UnidentifiedImageError:
-        raise MediaError(f"image: cannot identify the format of {len(data):,} bytes.") from None
+        raise MediaError("image: cannot be decoded: it is of no known format, or broken.") from None
     except Image.DecompressionBombError:
         raise MediaError(f"image: is over the limit of {limits.max_pixels:,} pixels (limits.max_pixels).") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, IndexError, TypeError) as error:
-        raise MediaError(f"image: cannot be decoded: {error}.") from error
+    except DECODE_ERRORS as error:
+        raise MediaError(f"image: cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 def _check_pixels(image: Image.Image, limits: MediaLimits) -> None:
