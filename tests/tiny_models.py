@@ -339,6 +339,7 @@ _SPEECH = _TRANSFORMER | {
     "vocab_size": 32,
     "apply_spec_augment": False,
 }
+_PART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
 # Under the names that the various configurations have for the same sizes.
 _TEXT = _TRANSFORMER | {
     "max_position_embeddings": MAX_LENGTH,
@@ -499,6 +500,29 @@ def _vits_model(folder: Path, **config: Any) -> None:
         "initializer_range": 0.3,
     }
     _save(folder, "VitsModel", sizes | config, text)
+
+
+@_deferred
+def _speecht5_model(folder: Path) -> None:
+    """Builds a synthesiser of spectrograms, and in the folder `vocoder` what makes sound of them."""
+    text = _wordpiece()
+    spectrum = {"num_mel_bins": 8, "reduction_factor": 2, "speaker_embedding_dim": 4, "speech_decoder_postnet_units": 8}
+    parts = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in _PART.items()}
+    config = {"vocab_size": len(text), "hidden_size": 32, "initializer_range": 0.3, "max_text_positions": MAX_LENGTH}
+    conv = {name: _SPEECH[name] for name in ("conv_dim", "conv_kernel", "conv_stride")}
+    prenet = {"speech_decoder_prenet_units": 16, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    _save(folder, "SpeechT5ForTextToSpeech", config | spectrum | parts | conv | prenet, text)
+    vocoder = {
+        "model_in_dim": 8,
+        "sampling_rate": 8000,
+        "upsample_initial_channel": 16,
+        "upsample_rates": (4, 4),
+        "upsample_kernel_sizes": (8, 8),
+        "resblock_kernel_sizes": (3,),
+        "resblock_dilation_sizes": ((1, 3),),
+        "initializer_range": 0.3,
+    }
+    _save(folder / "vocoder", "SpeechT5HifiGan", vocoder)
 
 
 @_deferred
@@ -787,7 +811,9 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
     },
     "text-to-audio": {
         "vits": _vits_model(noise_scale=0.0, noise_scale_duration=0.0),
-        "vits-noise": _vits_model(num_speakers=2, speaker_embedding_size=8),
+        "vits-noise": _vits_model(),
+        "speecht5": _speecht5_model(),
+        "vits-voices": _vits_model(noise_scale=0.0, noise_scale_duration=0.0, num_speakers=2, speaker_embedding_size=8),
     },
     "zero-shot-audio-classification": {"clap": _clap_model(fused=False), "clap-fused": _clap_model(fused=True)},
     "object-detection": {

@@ -62,8 +62,17 @@ class TextToAudioPipeline(transformers.TextToAudioPipeline):  # type: ignore[mis
             raise InvalidInput(f"speaker_embeddings: expected finite numbers in a row; got shape {list(voice.shape)}.")
         return torch.from_numpy(voice)[None].to(self.model.dtype)
 
+    def _forward(self, model_inputs: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+        """The clip under the one name that `postprocess` reads; transformers gives all outputs, or a bare tensor."""
+        outputs = super()._forward(model_inputs, **parameters)
+        outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+        if not isinstance(outputs, Mapping):
+            return {"audio": outputs}
+        name = next(name for name in ("audio", "waveform", "sequences") if name in outputs)
+        return {name: outputs[name]}
+
     def postprocess(self, audio: Any) -> dict[str, Any]:
         """The clip, `float32[samples]` or `float32[channels, samples]`, and its rate."""
-        result = super().postprocess(dict(audio) if isinstance(audio, Mapping) else audio)
+        result = super().postprocess(audio)
         clip = result["audio"][0] if isinstance(result["audio"], list) else result["audio"]
         return {"audio": np.atleast_1d(clip), "sampling_rate": self.sampling_rate}
