@@ -469,10 +469,30 @@ def _whisper_model(folder: Path) -> None:
         no_timestamps_token_id=token_id("<|notimestamps|>"),
         prev_sot_token_id=token_id("<|startofprev|>"),
         max_initial_timestamp_index=50,
-        max_length=24,
+        max_length=16,
         alignment_heads=[[0, 0], [1, 1]],
     )
     generation.save_pretrained(folder)
+
+
+@_deferred
+def _moonshine_model(folder: Path) -> None:
+    """Builds an encoder-decoder over the raw waveform."""
+    text = _wordpiece()
+    config = {
+        "vocab_size": len(text),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        **{f"{part}_num_{name}": 2 for part in ("encoder", "decoder") for name in ("hidden_layers", "attention_heads")},
+        "max_position_embeddings": MAX_LENGTH,
+        "initializer_range": 0.3,
+        "bos_token_id": text.cls_token_id,
+        "eos_token_id": text.sep_token_id,
+        "pad_token_id": text.pad_token_id,
+        "decoder_start_token_id": text.cls_token_id,
+    }
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
+    _save(folder, "MoonshineForConditionalGeneration", config, extractor, text)
 
 
 @_deferred
@@ -808,6 +828,7 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "wav2vec2-ctc": _waveform_model("Wav2Vec2ForCTC", masked=True, tokenizer=_ctc_tokenizer),
         "wav2vec2-ctc-groupnorm": _waveform_model("Wav2Vec2ForCTC", masked=False, tokenizer=_ctc_tokenizer),
         "whisper": _whisper_model(),
+        "moonshine": _moonshine_model(),
     },
     "text-to-audio": {
         "vits": _vits_model(noise_scale=0.0, noise_scale_duration=0.0),

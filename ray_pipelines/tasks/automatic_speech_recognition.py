@@ -10,6 +10,8 @@ Put right in `engine/pipelines/automatic_speech_recognition.py`, where transform
 - changes the text of clips that share a batch with longer ones (CTC models with group norms);
 - fails for languages, or gives every row that of the first (Whisper), and moves the timestamps of words.
 
+Also put right: of overlapping chunks, encoder-decoders other than Whisper repeat what two chunks have in common.
+
 Recordings are resampled and mixed by `ray_pipelines.media`, and a caller's dictionary is left as it is; transformers
 empties it.
 """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
+import torch
 import transformers
 
 import ray_pipelines as rp
@@ -72,6 +73,30 @@ def test_whisper_words_have_the_times_of_single_clips_where_batches_of_transform
     results = spec_of(model("whisper"), return_timestamps="word").run(sounds())
     times = [[(chunk["start"], chunk["end"]) for chunk in result["chunks"]] for result in results]
     assert times == [[chunk["timestamp"] for chunk in chunks] for chunks in singly]
+
+
+def test_encoder_decoders_give_each_clip_its_own_text_where_batches_of_transformers_differ(model: Model) -> None:
+    pipe = reference(model("moonshine"))
+    singly = texts([pipe(clip, max_new_tokens=8) for clip in sounds()])
+    assert texts(pipe(sounds(), batch_size=6, max_new_tokens=8)) != singly
+    assert texts(spec_of(model("moonshine"), max_new_tokens=8).run(sounds())) == singly
+
+
+def test_overlapping_chunks_of_encoder_decoders_are_merged_where_transformers_repeats_words(model: Model) -> None:
+    pipe = spec_of(model("moonshine"))._runner().steps.pipe
+    words = pipe.tokenizer("the quick brown fox jumps over", add_special_tokens=False)["input_ids"]
+    begin, end = pipe.tokenizer.cls_token_id, pipe.tokenizer.sep_token_id
+    parts = ([begin, *words[:4], end], [begin, *words[2:], end, end])
+    outputs = [{"tokens": torch.tensor([part]), "is_last": part is parts[1]} for part in parts]
+    assert pipe.postprocess(outputs)["text"] == "the quick brown fox jumps over"
+    repeated = reference(model("moonshine")).postprocess([dict(output) for output in outputs])["text"]
+    assert repeated == pipe.tokenizer.decode([*words[:4], *words[2:]]) != "the quick brown fox jumps over"
+
+
+def test_chunks_of_encoder_decoders_do_not_depend_on_batches(model: Model) -> None:
+    parameters = {"max_new_tokens": 6, "num_beams": 1, "chunk_length_s": 0.3}
+    singly = spec_of(model("moonshine"), batch={"max_size": 1}, **parameters).run(sounds())
+    assert spec_of(model("moonshine"), **parameters).run(sounds()) == singly
 
 
 def test_chunks_are_null_without_timestamps(model: Model) -> None:
