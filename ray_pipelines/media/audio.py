@@ -1,7 +1,8 @@
 """Recordings: encoded bytes, paths and samples to one channel of float32 at the model's rate, and back to WAV.
 
-Decoding is libsndfile's (WAV, FLAC, OGG, MP3, …), resampling soxr's. Channels are averaged, as ffmpeg does for
-`transformers`. Recordings are decoded in blocks, so that many channels or a high rate do not fill the memory.
+Decoding is libsndfile's (WAV, FLAC, OGG, MP3, …) or PyAV's (MP4, WebM, AAC, …), resampling soxr's. Channels are
+averaged, as ffmpeg does for `transformers`. Recordings are decoded in blocks, so that many channels or a high rate do
+not fill the memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
+from ray_pipelines.media.containers import container_of, open_blocks
 
 __all__ = ["encode_wav", "load_audio"]
 
@@ -101,20 +103,29 @@ def _samples(value: Any) -> np.ndarray:
 def _decode_audio(data: bytes, limits: MediaLimits, sampling_rate: int | None) -> np.ndarray:
     import soundfile
 
+    if container := container_of(data):
+        rate, blocks = open_blocks(data, container)
+        return _joined(_resampled(_mixed(blocks, rate, limits), rate, sampling_rate))
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            _check_seconds(file.frames / file.samplerate, limits)
-            return _joined(_resampled(_blocks(file, limits), int(file.samplerate), sampling_rate))
+            rate = int(file.samplerate)
+            _check_seconds(file.frames / rate, limits)
+            return _joined(_resampled(_mixed(_blocks(file), rate, limits), rate, sampling_rate))
     except soundfile.SoundFileError as error:
         raise MediaError(f"audio: cannot be decoded: {str(error).rstrip('.')}.") from None
 
 
-def _blocks(file: Any, limits: MediaLimits) -> Iterator[np.ndarray]:
-    """The recording in blocks of one channel, `float32[n]`."""
-    num_frames = 0
+def _blocks(file: Any) -> Iterator[np.ndarray]:
     while len(block := file.read(max(BLOCK_FRAMES // file.channels, 1), dtype="float32", always_2d=True)):
+        yield block
+
+
+def _mixed(blocks: Iterator[np.ndarray], rate: int, limits: MediaLimits) -> Iterator[np.ndarray]:
+    """The blocks, `float32[n, channels]`, as one channel, `float32[n]`."""
+    num_frames = 0
+    for block in blocks:
         num_frames += len(block)
-        _check_seconds(num_frames / file.samplerate, limits)
+        _check_seconds(num_frames / rate, limits)
         _check_finite(block)
         yield block.mean(axis=1)
 

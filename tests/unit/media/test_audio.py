@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
@@ -63,7 +66,6 @@ def test_every_form_of_a_recording_gives_the_same_samples(tone: np.ndarray, tmp_
 
 
 def test_a_tensor_is_a_recording(tone: np.ndarray) -> None:
-    torch = pytest.importorskip("torch")
     np.testing.assert_array_equal(load_audio(torch.from_numpy(tone), LIMITS, RATE), tone)
 
 
@@ -87,6 +89,50 @@ def test_lossy_formats_are_decoded(options: dict[str, Any]) -> None:
     samples = load_audio(encoded(tone, **options), LIMITS, RATE)
     assert abs(len(samples) - len(tone)) < 2500
     assert np.std(samples) == pytest.approx(np.std(tone), rel=0.1)
+
+
+def in_container(samples: np.ndarray, container: str, codec: str, rate: int = 48_000) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    return buffer.getvalue()
+
+
+CONTAINERS = [("mp4", "aac"), ("adts", "aac"), ("webm", "libopus")]
+
+
+@pytest.mark.parametrize(("container", "codec"), CONTAINERS)
+def test_sound_of_containers_is_decoded_and_resampled(container: str, codec: str) -> None:
+    tone = np.sin(np.arange(48_000) * 0.05) * 0.5
+    data = in_container(tone, container, codec)
+    samples = load_audio(data, LIMITS, RATE)
+    assert samples.dtype == np.float32 and abs(len(samples) - RATE) < 1500
+    assert np.std(samples[2000:14_000]) == pytest.approx(np.std(tone), rel=0.1)
+    with pytest.raises(MediaError, match=r"limits\.max_seconds"):
+        load_audio(data, MediaLimits(max_seconds=0.5), RATE)
+
+
+@pytest.mark.parametrize(("container", "codec"), CONTAINERS)
+def test_broken_containers_never_raise_anything_else(container: str, codec: str) -> None:
+    rng = np.random.default_rng(0)
+    whole = in_container(np.sin(np.arange(9600) * 0.05), container, codec)
+    for _ in range(60):
+        data = bytearray(whole[: rng.integers(12, len(whole) + 1)])
+        for _ in range(5):
+            data[rng.integers(12, max(len(data), 13)) % len(data)] = rng.integers(256)
+        with contextlib.suppress(InvalidRow):
+            assert np.isfinite(load_audio(bytes(data), LIMITS, RATE)).all()
+
+
+def test_playlists_are_not_opened(tmp_path: Path) -> None:
+    secret = tmp_path / "tone.wav"
+    secret.write_bytes(encoded(sound(4000)))
+    playlist = f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n".encode()
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        load_audio(playlist, LIMITS, RATE)
 
 
 def test_channels_are_averaged(tone: np.ndarray) -> None:

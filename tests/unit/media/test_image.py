@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ray_pipelines import media
@@ -154,7 +155,6 @@ def test_arrays_of_bytes_are_pictures() -> None:
 
 
 def test_a_tensor_of_bytes_is_a_picture() -> None:
-    torch = pytest.importorskip("torch")
     rgb = np.array(image("RGB", (6, 5)))
     assert same(load_image(torch.from_numpy(rgb), LIMITS), Image.fromarray(rgb))
 
