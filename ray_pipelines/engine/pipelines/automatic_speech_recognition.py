@@ -105,7 +105,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         logits = self.model(**{name: inputs[name], "attention_mask": mask}).logits
         num_frames: Sequence[int | None] = [None] * len(rows)
         if self.can_pad and mask is not None:
-            num_frames = self._num_frames(mask.sum(-1))
+            num_frames = self._num_frames(mask.sum(-1).cpu())
         confidence, tokens = (values.cpu() for values in logits.float().max(dim=-1))
         if self.type == "ctc_with_lm":
             logits = logits.cpu()
