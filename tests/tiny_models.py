@@ -192,6 +192,26 @@ def _ctc_tokenizer() -> PreTrainedTokenizerBase:
         return _tokenizer("Wav2Vec2CTCTokenizer", vocab_file=path)
 
 
+def _whisper_tokenizer() -> PreTrainedTokenizerBase:
+    """Returns a tokenizer of letters with languages, tasks and timestamps up to two seconds."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz,.", *("Ġ" + letter for letter in "abcdefghijklmnopqrstuvwxyz")]
+    special = ("startoftranscript", "en", "de", "fr", "translate", "transcribe", "startoflm", "startofprev", "nospeech")
+    special = ("<|endoftext|>", *(f"<|{name}|>" for name in special), "<|notimestamps|>")
+    times = [f"<|{0.02 * step:.2f}|>" for step in range(101)]
+    # Each beginning of a word is merged from the space and its letter.
+    merges = [("Ġ", letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = _tokenizer("WhisperTokenizer", vocab=_numbered(*letters, "Ġ"), merges=merges, pad_token=special[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special[1:])})
+    tokenizer.add_tokens(times)
+    return tokenizer
+
+
+def _vits_tokenizer() -> PreTrainedTokenizerBase:
+    """Returns a tokenizer of letters for speech synthesis."""
+    with _vocab_file(json.dumps(_numbered("<pad>", "<unk>", *" abcdefghijklmnopqrstuvwxyz'"))) as path:
+        return _tokenizer("VitsTokenizer", vocab_file=path, phonemize=False)
+
+
 def _tapas_tokenizer() -> PreTrainedTokenizerBase:
     """Returns a tokenizer of tables with their questions."""
     pad, *tokens = _wordpiece_tokens(lower_case=True)
@@ -326,6 +346,7 @@ _SPEECH = _TRANSFORMER | {
     "vocab_size": 32,
     "apply_spec_augment": False,
 }
+_PART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
 # Under the names that the various configurations have for the same sizes.
 _TEXT = _TRANSFORMER | {
     "max_position_embeddings": MAX_LENGTH,
@@ -437,6 +458,165 @@ def _waveform_model(folder: Path, model_class: str, masked: bool, **options: Any
     norm = {"feat_extract_norm": "layer" if masked else "group", "do_stable_layer_norm": masked}
     extractor = partial(transformers.Wav2Vec2FeatureExtractor, return_attention_mask=masked, do_normalize=True)
     _sound_model(model_class, _SPEECH | norm, extractor, **options)(folder)
+
+
+@_deferred
+def _whisper_model(folder: Path) -> None:
+    """Builds a Whisper with windows of two seconds, for any language and with timestamps."""
+    text = _whisper_tokenizer()
+    token_id = text.convert_tokens_to_ids
+    config = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_mel_bins": 16,
+        "max_source_positions": 100,
+        "max_target_positions": 48,
+        "vocab_size": len(text),
+        "pad_token_id": text.pad_token_id,
+        "bos_token_id": text.bos_token_id,
+        "eos_token_id": text.eos_token_id,
+        "decoder_start_token_id": token_id("<|startoftranscript|>"),
+        "init_std": 0.4,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    }
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    _save(folder, "WhisperForConditionalGeneration", config, extractor, text)
+    special = [special for special in text.all_special_ids if special != text.eos_token_id]
+    generation = transformers.GenerationConfig(
+        decoder_start_token_id=token_id("<|startoftranscript|>"),
+        pad_token_id=text.pad_token_id,
+        eos_token_id=text.eos_token_id,
+        suppress_tokens=special,
+        begin_suppress_tokens=[text.eos_token_id],
+        is_multilingual=True,
+        lang_to_id={f"<|{language}|>": token_id(f"<|{language}|>") for language in ("en", "de", "fr")},
+        task_to_id={task: token_id(f"<|{task}|>") for task in ("translate", "transcribe")},
+        no_timestamps_token_id=token_id("<|notimestamps|>"),
+        prev_sot_token_id=token_id("<|startofprev|>"),
+        max_initial_timestamp_index=50,
+        max_length=16,
+        alignment_heads=[[0, 0], [1, 1]],
+    )
+    generation.save_pretrained(folder)
+
+
+@_deferred
+def _moonshine_model(folder: Path) -> None:
+    """Builds an encoder-decoder over the raw waveform."""
+    text = _wordpiece()
+    config = {
+        "vocab_size": len(text),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        **{f"{part}_num_{name}": 2 for part in ("encoder", "decoder") for name in ("hidden_layers", "attention_heads")},
+        "max_position_embeddings": MAX_LENGTH,
+        "initializer_range": 0.3,
+        "bos_token_id": text.cls_token_id,
+        "eos_token_id": text.sep_token_id,
+        "pad_token_id": text.pad_token_id,
+        "decoder_start_token_id": text.cls_token_id,
+    }
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
+    _save(folder, "MoonshineForConditionalGeneration", config, extractor, text)
+
+
+@_deferred
+def _vits_model(folder: Path, **config: Any) -> None:
+    """Builds a speech synthesiser whose clips are as long as the text makes them."""
+    text = _vits_tokenizer()
+    sizes = {
+        "vocab_size": len(text),
+        "pad_token_id": text.pad_token_id,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "ffn_dim": 16,
+        "flow_size": 16,
+        "spectrogram_bins": 9,
+        "upsample_initial_channel": 16,
+        "upsample_rates": (4, 4),
+        "upsample_kernel_sizes": (8, 8),
+        "resblock_kernel_sizes": (3,),
+        "resblock_dilation_sizes": ((1, 3),),
+        "duration_predictor_filter_channels": 16,
+        "duration_predictor_num_flows": 2,
+        "prior_encoder_num_flows": 2,
+        "prior_encoder_num_wavenet_layers": 1,
+        "posterior_encoder_num_wavenet_layers": 1,
+        "initializer_range": 0.3,
+    }
+    _save(folder, "VitsModel", sizes | config, text)
+
+
+@_deferred
+def _speecht5_model(folder: Path) -> None:
+    """Builds a synthesiser of spectrograms, and in the folder `vocoder` what makes sound of them."""
+    text = _wordpiece()
+    spectrum = {"num_mel_bins": 8, "reduction_factor": 2, "speaker_embedding_dim": 4, "speech_decoder_postnet_units": 8}
+    parts = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in _PART.items()}
+    config = {"vocab_size": len(text), "hidden_size": 32, "initializer_range": 0.3, "max_text_positions": MAX_LENGTH}
+    conv = {name: _SPEECH[name] for name in ("conv_dim", "conv_kernel", "conv_stride")}
+    prenet = {"speech_decoder_prenet_units": 16, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    _save(folder, "SpeechT5ForTextToSpeech", config | spectrum | parts | conv | prenet, text)
+    vocoder = {
+        "model_in_dim": 8,
+        "sampling_rate": 8000,
+        "upsample_initial_channel": 16,
+        "upsample_rates": (4, 4),
+        "upsample_kernel_sizes": (8, 8),
+        "resblock_kernel_sizes": (3,),
+        "resblock_dilation_sizes": ((1, 3),),
+        "initializer_range": 0.3,
+    }
+    _save(folder / "vocoder", "SpeechT5HifiGan", vocoder)
+
+
+@_deferred
+def _clap_model(folder: Path, fused: bool) -> None:
+    """Builds a model of sounds and texts with windows of one second, fused of several crops or cut at random."""
+    text = _roberta_tokenizer()
+    extractor = transformers.ClapFeatureExtractor(
+        feature_size=64 if fused else 16,
+        sampling_rate=8_000,
+        hop_length=130,
+        max_length_s=1,
+        fft_window_size=256,
+        frequency_max=4_000,
+        truncation="fusion" if fused else "rand_trunc",
+    )
+    audio = {
+        "window_size": 4,
+        "num_mel_bins": extractor.feature_size,
+        "spec_size": extractor.feature_size * 2,
+        "hidden_size": 32,
+        "patch_embeds_hidden_size": 16,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "num_hidden_layers": 2,
+        "projection_dim": 32,
+        "enable_fusion": fused,
+        "fusion_type": None,
+        "initializer_factor": 3.0,
+    }
+    tokens = {
+        "vocab_size": len(text),
+        "pad_token_id": text.pad_token_id,
+        "bos_token_id": text.bos_token_id,
+        "eos_token_id": text.eos_token_id,
+        "projection_dim": 32,
+    }
+    config = {
+        "text_config": _TRANSFORMER | _ROBERTA | tokens | {"initializer_factor": 10.0},
+        "audio_config": audio,
+        "projection_dim": 32,
+        "initializer_factor": 10.0,
+    }
+    _save(folder, "ClapModel", config, extractor, text)
 
 
 @_deferred
@@ -869,8 +1049,18 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         ),
     },
     "automatic-speech-recognition": {
-        "wav2vec2-ctc": _waveform_model("Wav2Vec2ForCTC", masked=True, tokenizer=_ctc_tokenizer)
+        "wav2vec2-ctc": _waveform_model("Wav2Vec2ForCTC", masked=True, tokenizer=_ctc_tokenizer),
+        "wav2vec2-ctc-groupnorm": _waveform_model("Wav2Vec2ForCTC", masked=False, tokenizer=_ctc_tokenizer),
+        "whisper": _whisper_model(),
+        "moonshine": _moonshine_model(),
     },
+    "text-to-audio": {
+        "vits": _vits_model(noise_scale=0.0, noise_scale_duration=0.0),
+        "vits-noise": _vits_model(),
+        "speecht5": _speecht5_model(),
+        "vits-voices": _vits_model(noise_scale=0.0, noise_scale_duration=0.0, num_speakers=2, speaker_embedding_size=8),
+    },
+    "zero-shot-audio-classification": {"clap": _clap_model(fused=False), "clap-fused": _clap_model(fused=True)},
     "object-detection": {
         "yolos-detector": _image_model(
             "YolosForObjectDetection",

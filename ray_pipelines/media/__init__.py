@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any
 
-from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["decode", "read_bytes"]
+
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]{46,}={0,2}\s*")
+"""Base64 of the smallest image or recording, which is longer than what could be mistaken for a name."""
 
 
 def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | None = None) -> Any:
@@ -82,6 +86,8 @@ def read_bytes(value: Any, what: str, limits: MediaLimits) -> bytes:
 def _read_string(value: str, what: str, limits: MediaLimits) -> bytes:
     if value.startswith("data:"):
         return _decode_base64(value.partition(",")[2], what)
+    if not value:
+        return b""
     import fsspec
 
     try:
@@ -91,17 +97,20 @@ def _read_string(value: str, what: str, limits: MediaLimits) -> bytes:
             assert isinstance(data, bytes)
             return data
     except (OSError, ValueError, ImportError) as error:
-        if ("/" not in value[:64] and len(value) > 255) or len(value) > 4096:
+        if isinstance(error, InvalidRow):
+            raise
+        if BASE64.fullmatch(value):
             return _decode_base64(value, what)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise MediaError(f"{what}: cannot open {value!r}: {reason}.") from error
+        shown = value if len(value) <= 200 else f"{value[:200]}…"
+        raise MediaError(f"{what}: cannot open {shown!r}: {reason}.") from error
 
 
 def _decode_base64(text: str, what: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise MediaError(f"{what}: expected a path, a URI or base64; got a string that is none of them.") from None
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise MediaError(f"{what}: expected base64; got a string that is none.") from None
 
 
 def _check_size(num_bytes: int, what: str, limits: MediaLimits) -> None:

@@ -1,21 +1,28 @@
-"""Recordings: encoded bytes, paths and samples to one channel of float32 at the model's rate.
+"""Recordings: encoded bytes, paths and samples to one channel of float32 at the model's rate, and back to WAV.
 
-Decoding is libsndfile's (WAV, FLAC, OGG, MP3, …), resampling soxr's. Channels are averaged, as ffmpeg does for
-`transformers`.
+Decoding is libsndfile's (WAV, FLAC, OGG, MP3, …) or PyAV's (MP4, WebM, AAC, …), resampling soxr's. Channels are
+averaged, as ffmpeg does for `transformers`. Recordings are decoded in blocks, so that many channels or a high rate do
+not fill the memory.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
+from ray_pipelines.media.containers import container_of, open_blocks
 from ray_pipelines.media.limits import MediaLimits
 
-__all__ = ["load_audio"]
+__all__ = ["encode_wav", "load_audio"]
+
+BLOCK_FRAMES = 1 << 20
+PCM_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 16}
+"""Bits of the samples that arrays of integers hold; Python's integers, and those of a list column, are 16-bit PCM."""
 
 
 def load_audio(value: Any, limits: MediaLimits, sampling_rate: int | None) -> Any:
@@ -31,58 +38,120 @@ def load_audio(value: Any, limits: MediaLimits, sampling_rate: int | None) -> An
         InvalidInput: `value` is none of these.
         MediaError: It cannot be decoded, or is over a limit.
     """
+    rate = sampling_rate
     if isinstance(value, dict) and (value.get("array") is not None or value.get("raw") is not None):
-        rate = value.get("sampling_rate")
-        samples = _samples(value["array"] if value.get("array") is not None else value["raw"])
-        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or rate <= 0):
-            raise InvalidInput(f"audio: expected a positive sampling_rate; got {rate!r}.")
-        return _resample(samples, int(rate) if rate is not None else sampling_rate, sampling_rate, limits)
-    if isinstance(value, list | tuple | np.ndarray) or hasattr(value, "numpy"):
-        return _resample(_samples(value), sampling_rate, sampling_rate, limits)
-    samples, rate = _decode_audio(read_bytes(value, "audio", limits), limits)
-    return _resample(samples, rate, sampling_rate, limits)
+        rate = _rate(value.get("sampling_rate"), sampling_rate)
+        value = value["array"] if value.get("array") is not None else value["raw"]
+    elif not isinstance(value, list | tuple | np.ndarray) and not hasattr(value, "numpy"):
+        return _decode_audio(read_bytes(value, "audio", limits), limits, sampling_rate)
+    samples = _samples(value)
+    if rate:
+        _check_seconds(len(samples) / rate, limits)
+    return _joined(_resampled(iter([samples]), rate, sampling_rate))
+
+
+def encode_wav(samples: Any, sampling_rate: int, subtype: Literal["PCM_16", "PCM_24", "FLOAT"] = "PCM_16") -> bytes:
+    """The samples as the bytes of a WAV file.
+
+    Args:
+        samples: `float[samples]` between -1 and 1, or `float[samples, channels]`; what is beyond is clipped to PCM.
+        sampling_rate: Samples per second.
+        subtype: 16 bits play everywhere; `FLOAT` keeps float32 as it is.
+    """
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(samples, dtype=np.float32), sampling_rate, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+def _rate(value: Any, default: int | None) -> int | None:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 1 <= value < 1e9:
+        raise InvalidInput(f"audio: expected a positive sampling_rate; got {value!r}.")
+    return int(value)
 
 
 def _samples(value: Any) -> np.ndarray:
-    """The samples as they are, checked: `float32[n]`, or of the array's own dtype if it is not float64."""
+    """One channel of an array of samples, `float32[n]`; integers are scaled to -1 to 1.
+
+    Two axes are read as in `transformers`: `[channels, n]` with one or two channels.
+    """
     try:
         array = value.numpy(force=True) if hasattr(value, "numpy") else np.asarray(value)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"audio: expected an array of samples: {error}.") from None
-    if array.dtype.kind not in "fiu":
-        raise InvalidInput(f"audio: expected an array of numbers; got {array.dtype}.")
-    if array.ndim != 1:
-        raise InvalidInput(f"audio: expected one channel of samples; got an array of shape {list(array.shape)}.")
     if array.size == 0:
         raise InvalidInput("audio: expected samples; got an empty array.")
-    if not np.isfinite(array).all():
-        raise InvalidInput("audio: expected finite samples; got NaN or infinity.")
-    return array.astype(np.float32)
+    if array.dtype.kind != "f" and array.dtype.name not in PCM_BITS:
+        raise InvalidInput(f"audio: expected an array of floats or signed integers; got {array.dtype}.")
+    if array.ndim > 2 or (array.ndim == 2 and array.shape[0] > 2) or array.ndim == 0:
+        raise InvalidInput(
+            f"audio: expected samples [n], or [channels, n] of one or two channels; got shape {list(array.shape)}."
+        )
+    if array.dtype.kind != "f":
+        full_scale = 2 ** (PCM_BITS[array.dtype.name] - 1)
+        if array.dtype == np.int64 and max(-int(array.min()), int(array.max())) > full_scale:
+            raise InvalidInput(f"audio: expected integers of 16 bits; got up to {int(np.abs(array).max()):,}.")
+        array = array / np.float32(full_scale)
+    samples = array.mean(axis=0, dtype=np.float32) if array.ndim == 2 else array.astype(np.float32)
+    _check_finite(samples)
+    return samples
 
 
-def _decode_audio(data: bytes, limits: MediaLimits) -> tuple[np.ndarray, int]:
+def _decode_audio(data: bytes, limits: MediaLimits, sampling_rate: int | None) -> np.ndarray:
     import soundfile
 
+    if container := container_of(data):
+        rate, blocks = open_blocks(data, container)
+        return _joined(_resampled(_mixed(blocks, rate, limits), rate, sampling_rate))
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            _check_seconds(file.frames / file.samplerate, limits)
-            samples = file.read(dtype="float32", always_2d=True)
             rate = int(file.samplerate)
+            _check_seconds(file.frames / rate, limits)
+            return _joined(_resampled(_mixed(_blocks(file), rate, limits), rate, sampling_rate))
     except soundfile.SoundFileError as error:
         raise MediaError(f"audio: cannot be decoded: {str(error).rstrip('.')}.") from None
-    if len(samples) == 0:
-        raise MediaError("audio: has no samples.")
-    return samples.mean(axis=1), rate
 
 
-def _resample(samples: np.ndarray, rate: int | None, target_rate: int | None, limits: MediaLimits) -> np.ndarray:
-    if rate:
-        _check_seconds(len(samples) / rate, limits)
+def _blocks(file: Any) -> Iterator[np.ndarray]:
+    while len(block := file.read(max(BLOCK_FRAMES // file.channels, 1), dtype="float32", always_2d=True)):
+        yield block
+
+
+def _mixed(blocks: Iterator[np.ndarray], rate: int, limits: MediaLimits) -> Iterator[np.ndarray]:
+    """The blocks, `float32[n, channels]`, as one channel, `float32[n]`."""
+    num_frames = 0
+    for block in blocks:
+        num_frames += len(block)
+        _check_seconds(num_frames / rate, limits)
+        _check_finite(block)
+        yield block.mean(axis=1)
+
+
+def _resampled(blocks: Iterator[np.ndarray], rate: int | None, target_rate: int | None) -> Iterator[np.ndarray]:
     if not rate or not target_rate or rate == target_rate:
-        return samples
+        yield from blocks
+        return
     import soxr
 
-    return np.asarray(soxr.resample(samples, rate, target_rate), dtype=np.float32)
+    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _joined(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
+    if len(samples) == 0:
+        raise MediaError("audio: has no samples.")
+    return samples
+
+
+def _check_finite(samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise InvalidInput("audio: expected finite samples; got NaN or infinity.")
 
 
 def _check_seconds(seconds: float, limits: MediaLimits) -> None:

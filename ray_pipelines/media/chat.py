@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput
 from ray_pipelines.media.audio import load_audio
 from ray_pipelines.media.image import load_image
-from ray_pipelines.tasks._chat import parse_chat
+from ray_pipelines.media.limits import MediaLimits
+from ray_pipelines.media.messages import parse_chat
 
 __all__ = ["load_chat"]
 

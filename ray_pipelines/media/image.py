@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import io
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media import read_bytes
 from ray_pipelines.media.limits import MediaLimits
 
@@ -22,6 +24,22 @@ __all__ = ["encode_image", "load_image"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
 """MPO pictures are read as JPEG."""
+DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on broken data."""
 
 
 def load_image(value: Any, limits: MediaLimits) -> Any:
@@ -36,18 +54,38 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
         InvalidInput: `value` is none of these.
         MediaError: It cannot be decoded, or is over a limit.
     """
-    if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8:
+    if not isinstance(value, Image.Image | bytes | str) and hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.dtype.kind not in "uifb":
+            raise InvalidInput(f"image: expected an array of numbers; got {array.dtype}.")
+        if array.dtype != np.uint8:
             return value
-        value = _image_of_array(value)
-    if isinstance(value, Image.Image):
-        _check_pixels(value, limits)
-        image = value
-    elif hasattr(value, "__array__") and not isinstance(value, bytes | str):
-        return value
-    else:
-        image = _decode_image(read_bytes(value, "image", limits), limits)
-    return ImageOps.exif_transpose(image).convert("RGB")
+        value = _image_of_array(array)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = value if isinstance(value, Image.Image) else _open(read_bytes(value, "image", limits))
+            _check_pixels(image, limits)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except InvalidRow:
+        raise
+    except UnidentifiedImageError:
+        raise MediaError("image: cannot be decoded: it is of no known format, or broken.") from None
+    except Image.DecompressionBombError:
+        raise MediaError(f"image: is over the limit of {limits.max_pixels:,} pixels (limits.max_pixels).") from None
+    except DECODE_ERRORS as error:
+        raise MediaError(f"image: cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 def encode_image(image: Image.Image) -> dict[str, bytes | None]:
@@ -55,31 +93,6 @@ def encode_image(image: Image.Image) -> dict[str, bytes | None]:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return {"bytes": buffer.getvalue(), "path": None}
-
-
-def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_known_formats())
-            _check_pixels(image, limits)
-            image.load()
-            return image
-    except MediaError:
-        raise
-    except UnidentifiedImageError:
-        raise MediaError(f"image: cannot identify the format of {len(data):,} bytes.") from None
-    except Image.DecompressionBombError:
-        raise MediaError(f"image: is over the limit of {limits.max_pixels:,} pixels (limits.max_pixels).") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, IndexError, TypeError) as error:
-        raise MediaError(f"image: cannot be decoded: {error}.") from error
-
-
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this build of Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_pixels(image: Image.Image, limits: MediaLimits) -> None:

@@ -202,14 +202,6 @@ class _AnyParameters(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
-OTHER_TASKS = (
-    "automatic-speech-recognition",
-    "text-to-audio",
-    "zero-shot-audio-classification",
-)
-"""Tasks that transformers 5.23 registers and that have no file here: served by `generic`."""
-
-
 def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     """The task called `name`, or `generic` for one that only its pipeline knows.
 
@@ -222,9 +214,7 @@ def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     """
     known = _aliases().get(name, name) in names()
     transformers_pipelines = sys.modules.get("transformers.pipelines")
-    is_registered = name in OTHER_TASKS or (
-        transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
-    )
+    is_registered = transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
     if not known and (is_registered or has_own_pipeline):
         return generic(name)
     return get(name)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 
 from ray_pipelines.errors import InvalidInput
+from ray_pipelines.media.messages import reply_of
 from ray_pipelines.tasks import Field
-from ray_pipelines.tasks._chat import reply_of
 from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments
 
 if TYPE_CHECKING:

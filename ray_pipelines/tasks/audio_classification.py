@@ -11,7 +11,8 @@ from typing import Annotated
 
 import pydantic
 
-from ray_pipelines.tasks import Field, Parameters, Task
+from ray_pipelines.tasks import Parameters, Task
+from ray_pipelines.tasks._audio import AUDIO_FIELDS
 from ray_pipelines.tasks._classification import (
     FUNCTION_TO_APPLY,
     RESULT_DESCRIPTION,
@@ -33,19 +34,7 @@ class AudioClassificationParameters(Parameters):
 TASK = Task(
     name="audio-classification",
     summary="A label for each recording.",
-    inputs=(
-        Field(
-            "audio",
-            "audio",
-            "Encoded bytes, a {bytes, path} or {array, sampling_rate} struct, a path or URI, or samples.",
-        ),
-        Field(
-            "sampling_rate",
-            "number",
-            "Samples per second, where `audio` holds bare samples; unset, they are at the model's own rate.",
-            required=False,
-        ),
-    ),
+    inputs=AUDIO_FIELDS,
     parameters=AudioClassificationParameters,
     result_type=label_scores,
     result_description=RESULT_DESCRIPTION,

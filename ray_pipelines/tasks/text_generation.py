@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
+from ray_pipelines.media.messages import parse_chat, reply_of
 from ray_pipelines.tasks import Field, Task
-from ray_pipelines.tasks._chat import parse_chat, reply_of
 from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments, is_sampling
 from ray_pipelines.tasks._tokenizer import Padding, Truncation
 

@@ -1,0 +1,72 @@
+"""The sound of MP4, WebM, AAC, AMR and WMA files, which libsndfile does not read, by PyAV.
+
+PyAV brings the libraries of FFmpeg with it. Only these containers are opened, each by its own demuxer: others, such as
+playlists, would open further files and addresses that their content names.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ray_pipelines.errors import MediaError
+
+__all__ = ["container_of", "open_blocks"]
+
+SIGNATURES = {b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf"}
+
+
+def container_of(data: bytes) -> str | None:
+    """FFmpeg's name of the container that begins like `data`, if it is one of those that are opened here.
+
+    >>> container_of(b"....ftypM4A "), container_of(b"RIFF....WAVE")
+    ('mov', None)
+    """
+    if data[4:8] == b"ftyp":
+        return "mov"
+    if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return "aac"
+    return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def open_blocks(data: bytes, container: str) -> tuple[int, Iterator[np.ndarray]]:
+    """The rate of the first sound track in Hz, and its blocks, `float32[samples, channels]`.
+
+    Raises:
+        MediaError: PyAV is not installed, or there is no sound in the file.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MediaError(
+            f"audio: {container} files are decoded by PyAV, which is not installed: pip install av."
+        ) from None
+    try:
+        file = av.open(io.BytesIO(data), format=container, metadata_errors="ignore")
+        # A track that no decoder is known for has no rate.
+        rate = getattr(file.streams.audio[0], "rate", None) if file.streams.audio else None
+        if not rate:
+            raise MediaError("audio: the file has no sound that can be decoded.")
+        return int(rate), _blocks(file)
+    except (av.FFmpegError, ValueError) as error:
+        raise error if isinstance(error, MediaError) else _broken(error) from None
+
+
+def _blocks(file: Any) -> Iterator[np.ndarray]:
+    import av
+
+    to_float = av.AudioResampler(format="fltp")
+    try:
+        with file:
+            for frame in file.decode(audio=0):
+                yield from (part.to_ndarray().T for part in to_float.resample(frame))
+            yield from (part.to_ndarray().T for part in to_float.resample(None))
+    except (av.FFmpegError, ValueError) as error:
+        raise _broken(error) from None
+
+
+def _broken(error: Exception) -> MediaError:
+    return MediaError(f"audio: cannot be decoded: {str(error).rstrip('.')}.")
