@@ -20,6 +20,8 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
+from ray_pipelines.errors import InvalidInput
+
 __all__ = ["Seq2SeqPipeline"]
 
 OVERRULES = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
@@ -93,7 +95,7 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
     def preprocess(self, inputs: str | list[str], truncation: bool | str = False) -> Any:
         """The tokens of a text, after the model's prefix for this task."""
         if not isinstance(inputs, str | list):
-            raise TypeError(f"text: expected a string; got {type(inputs).__name__}.")
+            raise InvalidInput(f"text: expected a string; got {type(inputs).__name__}.")
         texts = self.prefix + inputs if isinstance(inputs, str) else [self.prefix + text for text in inputs]
         encoded = self.tokenizer(texts, padding=isinstance(inputs, list), truncation=truncation, return_tensors="pt")
         encoded.pop("token_type_ids", None)

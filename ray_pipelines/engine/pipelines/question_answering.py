@@ -38,6 +38,7 @@ from ray_pipelines.engine.pipelines._answer_spans import (
     probabilities,
     token_characters,
 )
+from ray_pipelines.errors import InvalidInput
 
 __all__ = ["QuestionAnsweringPipeline", "register"]
 
@@ -116,7 +117,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
             and `sentence` (the context, in the first chunk).
 
         Raises:
-            ValueError: The question or the context is empty, or the question leaves no room for the context.
+            InvalidInput: The question or the context is empty, or the question leaves no room for the context.
         """
         question, context = _question_and_context(example)
         length = max_seq_len if max_seq_len is not None else min(self.tokenizer.model_max_length, 384)
@@ -159,14 +160,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
         """The question, cut to `max_len` tokens if given.
 
         Raises:
-            ValueError: A context that has to be split has no room beside it.
+            InvalidInput: A context that has to be split has no room beside it.
         """
         offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if max_len is not None and len(offsets) > max_len:
             question, offsets = question[: offsets[max_len - 1][1]], offsets[:max_len]
         room = length - len(offsets) - self.tokenizer.num_special_tokens_to_add(pair=True)
         if room <= stride and len(self.tokenizer(context, add_special_tokens=False)["input_ids"]) > room:
-            raise ValueError(
+            raise InvalidInput(
                 f"question: has {len(offsets):,} tokens, which leave {max(room, 0):,} of a chunk's {length:,} for the "
                 f"context; expected more than doc_stride ({stride:,}). Shorten it, or set max_question_len."
             )
@@ -239,7 +240,9 @@ def _question_and_context(example: Mapping[str, str]) -> tuple[str, str]:
     for name in ("question", "context"):
         value = example.get(name)
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{name}: expected a text; got {'an empty one' if value == '' else type(value).__name__}.")
+            raise InvalidInput(
+                f"{name}: expected a text; got {'an empty one' if value == '' else type(value).__name__}."
+            )
     return example["question"], example["context"]
 
 

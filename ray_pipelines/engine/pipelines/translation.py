@@ -22,6 +22,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ray_pipelines.engine.pipelines import register_task
 from ray_pipelines.engine.pipelines._seq2seq import Seq2SeqPipeline
+from ray_pipelines.errors import InvalidInput
 
 __all__ = ["TranslationPipeline", "register", "register_pair"]
 
@@ -72,13 +73,13 @@ class TranslationPipeline(Seq2SeqPipeline):
         src_lang = src_lang or (named["src_lang"] if named else None)
         tgt_lang = tgt_lang or (named["tgt_lang"] if named else None)
         if src_lang is None or tgt_lang is None:
-            raise ValueError("src_lang, tgt_lang: this model needs both; got none for one of them. Set them.")
+            raise InvalidInput("src_lang, tgt_lang: this model needs both; got none for one of them. Set them.")
         try:
             encoded = self.tokenizer._build_translation_inputs(
                 inputs, return_tensors="pt", truncation=truncation, src_lang=src_lang, tgt_lang=tgt_lang
             )
         except KeyError as error:
-            raise ValueError(f"src_lang, tgt_lang: the model has no language {error}.") from None
+            raise InvalidInput(f"src_lang, tgt_lang: the model has no language {error}.") from None
         unknown = self.tokenizer.unk_token_id
         first_token = encoded.pop("forced_bos_token_id")
         for name, language, token in (
@@ -86,7 +87,7 @@ class TranslationPipeline(Seq2SeqPipeline):
             ("tgt_lang", tgt_lang, first_token),
         ):
             if unknown is not None and token == unknown:
-                raise ValueError(f'{name}: expected a language of this model; got "{language}".')
+                raise InvalidInput(f'{name}: expected a language of this model; got "{language}".')
         encoded.pop("token_type_ids", None)
         return {**encoded, "forced_bos_token_id": torch.tensor([[first_token]] * len(encoded["input_ids"]))}
 
