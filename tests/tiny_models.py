@@ -24,6 +24,7 @@ import transformers
 from PIL import Image
 from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
 
 MAX_LENGTH = 64
 """Longest input of the text models, in tokens, special ones included."""
@@ -159,9 +160,9 @@ def _clip_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
     return _tokenizer("CLIPTokenizer", vocab=vocab, merges=merges, **options)
 
 
-def _unigram(name: str, special_tokens: tuple[str, ...], unk_token: str) -> PreTrainedTokenizerBase:
+def _unigram(name: str, special_tokens: tuple[str, ...], unk_token: str, **options: Any) -> PreTrainedTokenizerBase:
     """Returns a tokenizer of one of the SentencePiece-like classes."""
-    return _tokenizer(name, vocab=_unigram_vocab(special_tokens), unk_id=special_tokens.index(unk_token))
+    return _tokenizer(name, vocab=_unigram_vocab(special_tokens), unk_id=special_tokens.index(unk_token), **options)
 
 
 _albert_tokenizer = partial(_unigram, special_tokens=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), unk_token="<unk>")
@@ -174,6 +175,27 @@ _xlnet_tokenizer = partial(
     special_tokens=("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>"),
     unk_token="<unk>",
 )
+
+
+_t5_tokenizer = partial(
+    _unigram, "T5Tokenizer", special_tokens=("<pad>", "</s>", "<unk>"), unk_token="<unk>", extra_ids=0
+)
+_mbart_tokenizer = partial(
+    _unigram,
+    "MBartTokenizer",
+    special_tokens=("<s>", "<pad>", "</s>", "<unk>", *FAIRSEQ_LANGUAGE_CODES, "<mask>"),
+    unk_token="<unk>",
+)
+
+
+def _nllb_tokenizer() -> PreTrainedTokenizerBase:
+    """Returns a tokenizer like NLLB's, with a few languages."""
+    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    words = _words(pre_tokenizer, normalizers.NFC())
+    merges = dict.fromkeys((word[:end], word[end]) for word in words for end in range(1, min(len(word), 6)))
+    vocab = _numbered("<s>", "<pad>", "</s>", "<unk>", *sorted(set("".join(words))), *map("".join, merges))
+    languages = ["eng_Latn", "fra_Latn", "deu_Latn"]
+    return _tokenizer("NllbTokenizer", vocab=vocab, merges=list(merges), extra_special_tokens=languages)
 
 
 @contextmanager
@@ -381,6 +403,24 @@ _DETR = {
 }
 
 
+_ENCODER_DECODER = {
+    "d_model": 32,
+    "d_ff": 64,
+    "d_kv": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "init_std": 0.3,
+    "scale_embedding": False,
+}
+
+
 @_deferred
 def _text_model(
     folder: Path,
@@ -405,6 +445,26 @@ def _text_model(
         labels=labels,
         samples=lambda: [text(sample, truncation=True, return_tensors="pt") for sample in _sample_texts()],
     )
+
+
+@_deferred
+def _seq2seq_model(
+    folder: Path,
+    model_class: str,
+    tokenizer: Callable[[], PreTrainedTokenizerBase],
+    generation: dict[str, Any] | None = None,
+    task_specific_params: dict[str, Any] | None = None,
+    **config: Any,
+) -> None:
+    """Builds an encoder-decoder text model, whose configuration may say how it does each task."""
+    _text_model(model_class, tokenizer, **(_ENCODER_DECODER | config))(folder)
+    for name, extra in (
+        ("generation_config.json", generation or {}),
+        ("config.json", {"task_specific_params": task_specific_params} if task_specific_params else {}),
+    ):
+        settings = json.loads(Path(folder, name).read_text(encoding="utf-8"))
+        settings.pop("_from_model_config", None)
+        Path(folder, name).write_text(json.dumps(settings | extra), encoding="utf-8")
 
 
 @_deferred
@@ -1018,6 +1078,36 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             extractor=partial(transformers.WhisperFeatureExtractor, feature_size=16, chunk_length=2),
             labels=_COMMANDS,
         ),
+    },
+    "question-answering": {
+        "bert-qa": _text_model("BertForQuestionAnswering", _cased_tokenizer),
+        "roberta-qa": _text_model("RobertaForQuestionAnswering", _roberta_tokenizer, **_ROBERTA),
+        "distilbert-qa": _text_model("DistilBertForQuestionAnswering", _distilbert_tokenizer),
+        "xlnet-qa": _text_model("XLNetForQuestionAnsweringSimple", _xlnet_tokenizer, use_mems_eval=False),
+    },
+    "text2text-generation": {
+        "t5-text2text": _seq2seq_model(
+            "T5ForConditionalGeneration",
+            _t5_tokenizer,
+            decoder_start_token_id=0,
+            initializer_factor=3.0,
+            generation={"decoder_start_token_id": 0},
+            task_specific_params={
+                "summarization": {"prefix": "A short text: ", "max_length": 24, "min_length": 6, "num_beams": 2},
+                "translation_en_to_de": {"prefix": "The name of ", "max_length": 30, "num_beams": 3},
+                "translation_en_to_fr": {"prefix": "Paris is ", "max_length": 30},
+            },
+        ),
+        "bart-text2text": _seq2seq_model(
+            "BartForConditionalGeneration",
+            _roberta_tokenizer,
+            decoder_start_token_id=2,
+            generation={"decoder_start_token_id": 2, "forced_bos_token_id": 0},
+        ),
+    },
+    "translation": {
+        "mbart-translation": _seq2seq_model("MBartForConditionalGeneration", _mbart_tokenizer),
+        "nllb-translation": _seq2seq_model("M2M100ForConditionalGeneration", _nllb_tokenizer),
     },
     "zero-shot-classification": {
         "bert-nli": _text_model(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.pipelines import PIPELINE_REGISTRY, check_task
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from ray_pipelines.engine import pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
@@ -54,7 +54,7 @@ def load_pipeline(
     Raises:
         ModelLoadError: Something could not be loaded; the message has the reason in one line.
     """
-    pipelines.register()
+    pipelines.register(task.name)
     config = pinned.config
     folders = {name: str(stage(source, pinned.token)) for name, source in pinned.sources.items()}
     is_adapter = "name" in folders and (Path(folders["name"]) / "adapter_config.json").exists()
@@ -126,7 +126,7 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
 
 def _model_without_weights(task: Task, config: Any, trust_remote_code: bool) -> Any:
     """The model of a configuration on the `meta` device: of the task's Auto classes, else of the class it names."""
-    _, implementation, _ = check_task(task.name)
+    _, implementation, _ = PIPELINE_REGISTRY.check_task(task.name)
     with torch.device("meta"):
         for auto_class in implementation["pt"]:
             if type(config) in auto_class._model_mapping:

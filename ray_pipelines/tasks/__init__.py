@@ -18,8 +18,10 @@ A task without a file (any other that `transformers` has registered, or a custom
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -185,15 +187,28 @@ def _load(name: str) -> Task:
     return task
 
 
+FAMILIES = {"translation": re.compile(r"translation_.+_to_.+")}
+"""Tasks whose name may be longer, since it holds arguments; `translation_en_to_fr` is a `translation`."""
+
+
+def _file_name(name: str) -> str:
+    """The name of the task file for `name`, which may be an alias or one of a family; else `name` itself."""
+    for family, pattern in FAMILIES.items():
+        if pattern.fullmatch(name):
+            return family
+    return _aliases().get(name, name)
+
+
 def get(name: str) -> Task:
-    """The task called `name`, which may be an alias such as `sentiment-analysis`.
+    """The task called `name`: an id, an alias such as `sentiment-analysis`, or one such as `translation_en_to_fr`.
 
     Raises:
         ConfigError: No task file has that name; the message names the nearest.
     """
-    name = _aliases().get(name, name)
-    if name in names():
-        return _load(name)
+    file_name = _file_name(name)
+    if file_name in names():
+        task = _load(file_name)
+        return dataclasses.replace(task, name=name) if file_name in FAMILIES else task
     hint = did_you_mean(name, [*names(), *_aliases()])
     raise ConfigError(f'task: there is no task "{name}".{hint} Known: {", ".join(names())}.')
 
@@ -212,7 +227,7 @@ def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     Raises:
         ConfigError: Nobody knows the task.
     """
-    known = _aliases().get(name, name) in names()
+    known = _file_name(name) in names()
     transformers_pipelines = sys.modules.get("transformers.pipelines")
     is_registered = transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
     if not known and (is_registered or has_own_pipeline):

@@ -1,0 +1,133 @@
+"""question-answering: the bugs of 4.57.6 that are put right, long questions, and the ways to call the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import ray_pipelines as rp
+from ray_pipelines.engine import pipelines
+from ray_pipelines.engine.pipelines._answer_spans import CLS, CONTEXT, NO_ANSWER, best_spans, probabilities
+from tests.cases.dropped_text import RECORDED
+from tests.closeness import assert_close
+
+Model = Callable[[str], str]
+CONTEXT_TEXT = "Angela Merkel met Barack Obama in Berlin, Germany on Monday."
+
+
+def ask(model: str, item: dict[str, str], **parameters: object) -> object:
+    (result,) = rp.pipeline("question-answering", model=model, device="cpu", **parameters).run([item])
+    return result
+
+
+def test_impossible_spans_do_not_fill_up_the_list(model: Model) -> None:
+    (case,) = (case for case in RECORDED["cases"] if case["name"] == "junk-qa")
+    (recorded,) = case["expected"]
+    junk = [answer for answer in recorded if answer["score"] == 0]
+    result = ask(model(case["model"]), case["items"][0], **case["parameters"])
+    assert junk
+    assert_close(result, [answer for answer in recorded if answer["score"] > 0])
+
+
+def load(folder: str) -> transformers.Pipeline:
+    pipelines.register()
+    return transformers.pipeline("question-answering", model=folder, device="cpu")
+
+
+def test_a_question_is_never_its_own_answer_where_padding_is_at_the_left(model: Model) -> None:
+    pipe = load(model("xlnet-qa"))
+    (chunk,) = pipe.preprocess({"question": "Who met Barack Obama?", "context": CONTEXT_TEXT})
+    num_tokens = len(pipe.tokenizer(CONTEXT_TEXT, add_special_tokens=False)["input_ids"])
+    kinds = chunk["p_mask"][0].tolist()
+    assert kinds == [CONTEXT] * num_tokens + [NO_ANSWER] * (len(kinds) - num_tokens - 1) + [CLS]
+    for answer in ask(model("xlnet-qa"), {"question": "Who?", "context": CONTEXT_TEXT}, top_k=9):
+        assert answer["answer"] == CONTEXT_TEXT[answer["start"] : answer["end"]] != ""
+
+
+def test_same_answers_of_several_chunks_add_up_and_stay_where_they_were_first(model: Model) -> None:
+    pipe = load(model("bert-qa"))
+    context = "a dog, a Dog"
+    offsets = torch.tensor([[[0, 0, -1, -1], [2, 5, 2, 5]]]), torch.tensor([[[0, 0, -1, -1], [9, 12, 9, 12]]])
+    logits, p_mask = torch.tensor([[0.0, 1.0]]), torch.tensor([[CLS, CONTEXT]])
+    chunks = [
+        {"start": logits, "end": logits, "p_mask": p_mask, "offset_mapping": spans, "sentence": sentence}
+        for spans, sentence in zip(offsets, (context, ""), strict=True)
+    ]
+    score = float(torch.softmax(logits[0], 0)[1] ** 2)
+    expected = {"score": 2 * score, "start": 2, "end": 5, "answer": "dog"}
+    assert_close(pipe.postprocess(chunks), expected)
+
+
+def test_max_question_len_cuts_the_question(model: Model) -> None:
+    long = "Obama met Obama met Obama met Berlin"
+    cut = ask(model("bert-qa"), {"question": long, "context": CONTEXT_TEXT}, max_question_len=3)
+    assert_close(cut, ask(model("bert-qa"), {"question": "Obama met Obama", "context": CONTEXT_TEXT}))
+
+
+def test_a_question_without_room_for_its_context_fails_by_name(model: Model) -> None:
+    spec = rp.pipeline("question-answering", model=model("bert-qa"), device="cpu")
+    short, long = {"question": "Who?", "context": CONTEXT_TEXT}, {"question": "a " * 40, "context": CONTEXT_TEXT * 9}
+    results = spec.run([short, long, short])
+    assert isinstance(results[1], rp.RowError)
+    assert "question: has 40 tokens, which leave 21 of a chunk's 64" in results[1].message
+    assert results[0] == results[2]
+
+
+def test_a_long_question_beside_a_short_context_is_fine(model: Model) -> None:
+    assert ask(model("bert-qa"), {"question": "a " * 40, "context": "a b c"})
+
+
+@pytest.mark.parametrize("name", ["question", "context"])
+@pytest.mark.parametrize("value", ["", "  ", None, 3])
+def test_what_is_no_text_is_named(model: Model, name: str, value: object) -> None:
+    result = ask(model("bert-qa"), {"question": "Who?", "context": CONTEXT_TEXT, name: value})
+    assert isinstance(result, rp.RowError) and f"{name}: " in result.message
+
+
+def test_overlap_must_be_smaller_than_a_chunk() -> None:
+    with pytest.raises(rp.ConfigError, match=r"doc_stride: expected less than max_seq_len \(32\); got 32"):
+        rp.pipeline("question-answering", model="org/nothing", doc_stride=32, max_seq_len=32)
+
+
+def test_the_pipeline_takes_all_the_forms_that_it_took(model: Model) -> None:
+    pipe = load(model("bert-qa"))
+    item = {"question": "Who?", "context": CONTEXT_TEXT}
+    answer = pipe(item)
+    assert isinstance(answer, dict)
+    assert pipe([item]) == pipe(**item) == pipe("Who?", CONTEXT_TEXT) == answer
+    assert pipe([item, item]) == pipe(question=["Who?", "Who?"], context=CONTEXT_TEXT) == [answer, answer]
+    assert list(pipe(entry for entry in [item])) == [answer]
+    assert len(pipe(item, top_k=3)) == 3
+    assert_close(pipe([item, {**item, "context": "Bob met Anna. " * 20}], batch_size=4)[0], answer)
+    with pytest.raises(ValueError, match="expected one, or one per question"):
+        pipe(question=["Who?"], context=["a", "b"])
+    with pytest.raises(ValueError, match="expected both"):
+        pipe(question="Who?")
+    with pytest.raises(TypeError, match="has no parameter top_q"):
+        pipe(item, top_q=3)
+
+
+def test_best_spans_are_in_order_and_within_bounds() -> None:
+    rng = np.random.default_rng(0)
+    start, end = rng.random((2, 12), dtype=np.float32)
+    can_answer = np.array([False, False] + [True] * 9 + [False])
+    spans = list(best_spans(start, end, can_answer, 1000, 3))
+    expected = [
+        (first, last, float(start[first] * end[last]))
+        for first in range(2, 11)
+        for last in range(first, min(first + 3, 11))
+    ]
+    assert sorted(spans) == sorted(expected)
+    assert [score for *_, score in spans] == sorted((score for *_, score in spans), reverse=True)
+    assert list(best_spans(start, end, np.zeros(12, dtype=bool), 5, 3)) == []
+
+
+def test_the_share_of_the_first_special_token_is_the_null_score() -> None:
+    p_mask = np.array([CLS, NO_ANSWER, CONTEXT])
+    start, end, null_score = probabilities(torch.tensor([0.0, 9.0, 0.0]), torch.tensor([0.0, 9.0, 0.0]), p_mask)
+    assert null_score == pytest.approx(0.25)
+    assert start[1] == end[1] == 0
