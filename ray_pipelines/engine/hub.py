@@ -98,10 +98,13 @@ def default_model(task_name: str) -> tuple[str, str | None]:
     Raises:
         ConfigError: It has none.
     """
-    from transformers.pipelines import check_task
+    from transformers.pipelines import PIPELINE_REGISTRY
 
+    from ray_pipelines.engine import pipelines
+
+    pipelines.register(task_name)
     try:
-        _, implementation, _ = check_task(task_name)
+        _, implementation, _ = PIPELINE_REGISTRY.check_task(task_name)
     except KeyError:
         raise ConfigError(f"model.name: {task_name} has no default model. Name one.") from None
     default = implementation.get("default", {}).get("model")

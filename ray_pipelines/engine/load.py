@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.pipelines import PIPELINE_REGISTRY, check_task
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from ray_pipelines.engine import pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
@@ -47,7 +47,7 @@ def load_pipeline(
     Raises:
         ModelLoadError: Something could not be loaded; the message has the reason in one line.
     """
-    pipelines.register()
+    pipelines.register(task.name)
     config = pinned.config
     folders = {name: str(stage(source, pinned.token)) for name, source in pinned.sources.items()}
     if offline:
@@ -91,7 +91,7 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
         for component in ("tokenizer", "feature_extractor", "image_processor", "processor"):
             if getattr(pipeline_class, f"_load_{component}", False) and component not in arguments:
                 arguments[component] = model
-        _, implementation, _ = check_task(task.name)
+        _, implementation, _ = PIPELINE_REGISTRY.check_task(task.name)
         classes = [cls for cls in implementation["pt"] if type(config) in cls._model_mapping]
         if not classes:
             raise ValueError(f"no model class for {type(config).__name__}; use workers.stages: fused")
