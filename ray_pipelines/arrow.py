@@ -16,6 +16,7 @@ from ray_pipelines.errors import RowError, attempt
 
 __all__ = [
     "ERROR_TYPE",
+    "IMAGE_TYPE",
     "TENSORS_TYPE",
     "errors_to_arrow",
     "results_to_arrow",
@@ -23,6 +24,9 @@ __all__ = [
 ]
 
 ERROR_TYPE = pa.struct([("stage", pa.string()), ("type", pa.string()), ("message", pa.string())])
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""A picture, as Hugging Face datasets hold it: `bytes` is a PNG, `path` is null."""
 
 TENSOR_TYPE = pa.struct(
     [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("data", pa.large_binary())]

@@ -17,7 +17,7 @@ from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
 
-__all__ = ["load_image"]
+__all__ = ["encode_image", "load_image"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "MPO", "AVIF", "DIB")
 
@@ -46,6 +46,13 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
     else:
         image = _decode_image(read_bytes(value, "image", limits), limits)
     return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def encode_image(image: Image.Image) -> dict[str, bytes | None]:
+    """The picture as PNG in a `{bytes, path}` struct, as `arrow.IMAGE_TYPE` holds it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def _decode_image(data: bytes, limits: MediaLimits) -> Image.Image:
