@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ray_pipelines.media.masks import decode_mask
 
@@ -30,6 +32,10 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-4, where: str
         one, other = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
         assert one.shape == other.shape, f"{where}: shape {one.shape} is not {other.shape}"
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=where)
+    elif isinstance(expected, bytes) and expected.startswith(b"\x89PNG"):
+        one, other = (np.asarray(Image.open(io.BytesIO(png)), dtype=np.int16) for png in (actual, expected))
+        assert one.shape == other.shape, f"{where}: shape {one.shape} is not {other.shape}"
+        assert abs(one - other).max() <= 1, f"{where}: differs by more than a rounding error can make"
     elif isinstance(expected, float | np.floating):
         assert abs(float(actual) - float(expected)) <= tolerance, f"{where}: {actual!r} is not {expected!r}"
     else:

@@ -899,6 +899,87 @@ def _llava_model(folder: Path) -> None:
     _save(folder, "LlavaForConditionalGeneration", config, processor)
 
 
+@_deferred
+def _writing_model(
+    folder: Path,
+    model_class: str,
+    tokenizer: Callable[[], PreTrainedTokenizerBase],
+    config: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]],
+    processor_class: str = "BlipImageProcessor",
+    **processing: Any,
+) -> None:
+    """Builds a model that writes at most 16 tokens about an image, or scores answers about it.
+
+    ``config`` makes the model's settings of those for its image and for its text part. Image processor and tokenizer
+    are saved by themselves, so that transformers 4.57 loads them too.
+    """
+    text = tokenizer()
+    special = {
+        "pad_token_id": text.pad_token_id,
+        "bos_token_id": text.bos_token_id if text.bos_token_id is not None else text.cls_token_id,
+        "eos_token_id": text.eos_token_id if text.eos_token_id is not None else text.sep_token_id,
+        "sep_token_id": text.sep_token_id,
+    }
+    sizes = {"vocab_size": len(text), "max_position_embeddings": MAX_LENGTH, "encoder_hidden_size": 32}
+    settings = config(_PATCHES | {"initializer_range": 0.3}, _TRANSFORMER | sizes | special)
+    labels = settings.pop("labels", ())
+    processor = getattr(transformers, processor_class)(**({"size": {"height": 30, "width": 30}} | processing))
+    _save(
+        folder,
+        model_class,
+        settings,
+        processor,
+        text,
+        labels=labels,
+        samples=lambda: [
+            {**processor(image, return_tensors="pt"), **text(sentence, truncation=True, return_tensors="pt")}
+            for image, sentence in zip(_sample_images(), _SENTENCES, strict=False)
+        ],
+    )
+    if not labels:
+        ids = {name: value for name, value in special.items() if name != "sep_token_id"}
+        start = {"decoder_start_token_id": special["bos_token_id"]} if "decoder" in settings else {}
+        transformers.GenerationConfig(max_length=16, **ids, **start).save_pretrained(folder)
+
+
+def _blip_config(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings of BLIP."""
+    return {"vision_config": image, "text_config": text | {"projection_dim": 32}, "image_text_hidden_size": 32}
+
+
+def _blip2_config(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings of BLIP-2 with OPT, for a tokenizer whose last token stands for the image."""
+    return {
+        "vision_config": image,
+        "qformer_config": text | {"encoder_hidden_size": 32},
+        "text_config": text | {"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3},
+        "num_query_tokens": 4,
+        "image_token_index": text["vocab_size"] - 1,
+    }
+
+
+def _vit_gpt2_config(image: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings of ViT as encoder and GPT-2 as decoder."""
+    decoder = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": MAX_LENGTH}
+    names = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
+    decoder |= {name: text[name] for name in names} | {"is_decoder": True, "add_cross_attention": True}
+    return {
+        "encoder": transformers.ViTConfig(**image),
+        "decoder": transformers.GPT2Config(**decoder),
+        "decoder_start_token_id": text["bos_token_id"],
+        "pad_token_id": text["pad_token_id"],
+    }
+
+
+def _blip_tokenizer(image_token: bool = False) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer like BERT's without token types, with a last token that stands for the image or without."""
+    vocab = _numbered(*_wordpiece_tokens(lower_case=True))
+    text = _tokenizer("BertTokenizer", vocab=vocab, model_input_names=["input_ids", "attention_mask"])
+    if image_token:
+        text.add_tokens(["<image>"], special_tokens=True)
+    return text
+
+
 @dataclass(frozen=True)
 class TinyModel:
     """A tiny model.
@@ -917,6 +998,7 @@ class TinyModel:
 _SENTIMENTS = ("negative", "neutral", "positive")
 _ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 _OBJECTS = ("cat", "dog", "bird", "fish", "tree")
+_ANSWERS = ("yes", "no", "red", "two", "a dog", "outside", "bread")
 _COMMANDS = ("yes", "no", "up", "down")
 _TOPICS = ("sport", "politics", "film", "science")
 _CHAT_TEMPLATE = (
@@ -1340,6 +1422,49 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             max_position_embeddings=512,
             num_key_value_heads=1,
             initializer_range=1.0,
+        )
+    },
+    "visual-question-answering": {
+        "vilt-vqa": _writing_model(
+            "ViltForQuestionAnswering",
+            _wordpiece,
+            lambda image, text: text | {"image_size": 32, "patch_size": 8, "labels": _ANSWERS},
+            processor_class="ViltImageProcessor",
+            size={"shortest_edge": 32},
+            size_divisor=8,
+        ),
+        "blip-vqa": _writing_model("BlipForQuestionAnswering", _blip_tokenizer, _blip_config),
+        "blip2-vqa": _writing_model(
+            "Blip2ForConditionalGeneration", partial(_blip_tokenizer, image_token=True), _blip2_config
+        ),
+    },
+    "image-to-text": {
+        "vit-gpt2": _writing_model(
+            "VisionEncoderDecoderModel", _gpt2_tokenizer, _vit_gpt2_config, processor_class="ViTImageProcessor"
+        ),
+        "blip-captions": _writing_model("BlipForConditionalGeneration", _blip_tokenizer, _blip_config),
+        "git-captions": _writing_model(
+            "GitForCausalLM",
+            _wordpiece,
+            lambda image, text: text | {"vision_config": image},
+            processor_class="CLIPImageProcessor",
+            size={"shortest_edge": 30},
+            crop_size={"height": 30, "width": 30},
+        ),
+    },
+    "image-to-image": {
+        "swin2sr": _image_model(
+            "Swin2SRForImageSuperResolution",
+            config={
+                "image_size": 16,
+                "embed_dim": 16,
+                "depths": (1, 1),
+                "num_heads": (2, 2),
+                "window_size": 4,
+                "upscale": 2,
+                "initializer_range": 0.04,
+            },
+            processor_class="Swin2SRImageProcessor",
         )
     },
     "table-question-answering": {

@@ -1,0 +1,45 @@
+"""The dropped vision tasks in three stages: a model without weights before and after, and Arrow values in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import ray_pipelines as rp
+from ray_pipelines import tasks
+from ray_pipelines.arrow import TENSORS_TYPE
+from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.engine.hub import resolve_model
+from ray_pipelines.engine.load import load_pipeline
+from ray_pipelines.engine.runner import Runner
+from ray_pipelines.engine.steps import Steps
+from ray_pipelines.engine.transfer import pack, unpack
+from tests.cases import Case, dropped_vision
+from tests.closeness import assert_close
+
+
+def through_arrow(rows: Sequence[Any]) -> list[Any]:
+    column = pa.array([[pack(chunk) for chunk in row] for row in rows], type=TENSORS_TYPE)
+    return [[unpack(chunk) for chunk in row.as_py()] for row in column]
+
+
+@pytest.mark.parametrize("case", dropped_vision.CASES, ids=lambda case: case.name)
+def test_stages_give_the_same_as_one_process(case: Case, model: Callable[[str], str]) -> None:
+    spec = rp.pipeline(case.task, model=model(case.model), device="cpu", **case.parameters)
+    parameters = tasks.validate_parameters(spec.task, case.parameters)
+    pinned = resolve_model(spec.task.name, spec.model)
+
+    def runner(weights: bool) -> Runner:
+        pipe = load_pipeline(spec.task, pinned, parameters, weights=weights)
+        return Runner(Steps(pipe, spec.task, parameters, MediaLimits()), BatchConfig(max_size=3))
+
+    without_weights = runner(weights=False)
+    assert without_weights.steps.pipe.device.type == "meta"
+    items = [without_weights.steps.item_of_input(item) for item in case.items()]
+    chunks = through_arrow([without_weights.preprocess(item) for item in items])
+    outputs = through_arrow(list(runner(weights=True).outputs(chunks)))
+    results = [without_weights.postprocess(row) for row in outputs]
+    assert_close(results, spec.run(case.items()), case.tolerance)
