@@ -221,3 +221,18 @@ def test_more_images_modes(model: Model) -> None:
     output = spec(ray.data.from_items([{"image": png(picture)} for picture in images() if picture.mode != "CMYK"]))
     expected = spec.run([picture for picture in images() if picture.mode != "CMYK"])
     assert_close([row["prediction"] for row in output.take_all()], expected)
+
+
+def test_labels_for_all_rows_and_labels_per_row(model: Model) -> None:
+    import ray
+
+    spec = rp.pipeline("zero-shot-classification", model=model("bert-nli"), num_cpus=1)
+    texts, labels = ["I love it", "no way"], [["good", "bad"], ["up", "down", "left"]]
+    table = pa.table({"text": texts, "labels": labels})
+    per_row = spec(ray.data.from_arrow(table), text="text", candidate_labels="labels").take_all()
+    items = [{"text": text, "candidate_labels": names} for text, names in zip(texts, labels, strict=True)]
+    assert_close([row["prediction"] for row in per_row], spec.run(items))
+    for constant in (["good", "bad"], {"constant": "good, bad"}):
+        for_all = spec(ray.data.from_arrow(table), text="text", candidate_labels=constant).take_all()
+        same = [{"text": text, "candidate_labels": ["good", "bad"]} for text in texts]
+        assert_close([row["prediction"] for row in for_all], spec.run(same))

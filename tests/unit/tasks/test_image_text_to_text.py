@@ -74,7 +74,7 @@ def test_recordings_in_a_chat_are_decoded_at_the_models_rate() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "<image>", "images": b"no"}, "image: cannot identify"),
+        ({"text": "<image>", "images": b"no"}, "image: cannot be decoded"),
         ({"text": [_message("user", "a")], "images": image()}, "which are 0; got 1"),
         ({"text": [{"role": "user", "content": [{"type": "image"}]}]}, "which are 1; got 0"),
         ({"text": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "type text, image or audio"),
