@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.errors import ResourceError
+from ray_pipelines.errors import ConfigError, ResourceError
 from ray_pipelines.tasks import Task
 
 __all__ = ["Node", "WorkerPlan", "cluster_nodes", "plan_workers"]
@@ -75,6 +75,7 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
         nodes: The cluster.
 
     Raises:
+        ConfigError: The task cannot be split into stages.
         ResourceError: The cluster cannot hold the workers and one more task; the message has the arithmetic.
 
     >>> from ray_pipelines import tasks
@@ -105,10 +106,12 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
 
 
 def _stages(workers: WorkersConfig, task: Task) -> Literal["fused", "split"]:
+    if workers.stages == "split" and not task.splittable:
+        raise ConfigError(f"workers.stages: expected fused; got split. {task.name} cannot be split into stages.")
     if workers.stages != "auto":
         return workers.stages
     is_heavy = bool(task.modalities & {"image", "audio", "video"})
-    return "split" if workers.num_gpus and is_heavy else "fused"
+    return "split" if workers.num_gpus and is_heavy and task.splittable else "fused"
 
 
 def _worker_cpus(workers: WorkersConfig, least: int, nodes: Sequence[Node]) -> float:

@@ -8,6 +8,7 @@ postprocess on a CPU.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,11 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
             arguments |= _video_components(model)
         elif "image" in task.modalities and pipeline_class._load_image_processor is None:
             arguments |= _optional_image_processor(model)
-        model = _model_without_weights(task, config, arguments["trust_remote_code"])
+        folder, model = model, _model_without_weights(task, config, arguments["trust_remote_code"])
+        if model.can_generate():
+            # Only loading weights reads this file, and preprocessing looks at what it says of lengths and timestamps.
+            with contextlib.suppress(OSError):
+                model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     else:
         config = model.config
         with torch.device("meta"):

@@ -118,6 +118,7 @@ class Task:
         kept_outputs: Model outputs that are needed afterwards; None keeps all, `"first"` the first.
         sequence_outputs: Of these, the outputs with a token axis (axis 1) to cut to the row's true length; `"all"`.
         batched: Whether rows of this task can share a forward; if not, each row is run by itself.
+        splittable: Whether model inputs and outputs can cross a stage boundary: tensors and what JSON holds.
         pipeline_class: `module:Class` of a pipeline of this project that takes the place of the one in transformers.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
@@ -136,6 +137,7 @@ class Task:
     kept_outputs: tuple[str, ...] | Literal["first"] | None = None
     sequence_outputs: tuple[str, ...] | Literal["all"] = ()
     batched: bool = True
+    splittable: bool = True
     pipeline_class: str | None = None
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
 
@@ -245,6 +247,7 @@ def generic(name: str) -> Task:
         result_type=None,
         result_description="whatever the pipeline gives",
         batched=False,
+        splittable=False,
     )
 
 

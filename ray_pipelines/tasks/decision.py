@@ -155,4 +155,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.decision:DecisionPipeline",
     batched=False,
+    splittable=False,
 )

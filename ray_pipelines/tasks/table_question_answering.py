@@ -131,4 +131,5 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     batched=False,
+    splittable=False,
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_pipelines import ResourceError, tasks
+from ray_pipelines import ConfigError, ResourceError, tasks
 from ray_pipelines.config import WorkersConfig
 from ray_pipelines.data.resources import TASK_CPUS, Node, plan_workers
 
@@ -72,3 +72,5 @@ def test_stages_are_split_where_a_gpu_is_fed_with_media() -> None:
     assert plan_workers(WorkersConfig(num_gpus=1), TEXT, nodes).stages == "fused"
     assert plan_workers(WorkersConfig(), IMAGE, nodes).stages == "fused"
     assert plan_workers(WorkersConfig(stages="split"), TEXT, nodes).stages == "split"
+    with pytest.raises(ConfigError, match="decision cannot be split into stages"):
+        plan_workers(WorkersConfig(stages="split"), tasks.get("decision"), nodes)

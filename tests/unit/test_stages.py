@@ -1,4 +1,4 @@
-"""The dropped vision tasks in three stages: a model without weights before and after, and Arrow values in between."""
+"""Every case in three stages: a model without weights before and after, and Arrow values in between."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ from ray_pipelines.engine.load import load_pipeline
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.engine.steps import Steps
 from ray_pipelines.engine.transfer import pack, unpack
-from tests.cases import Case, dropped_vision
+from tests.cases import CASES, Case, language
 from tests.closeness import assert_close
+
+PICTURES_OF_PAGES = Case(
+    "layoutlmv3-pictures",
+    "document-question-answering",
+    "layoutlmv3-docqa",
+    language._pages_with_pictures,
+    {"top_k": 2},
+)
+SPLITTABLE = [case for case in [*CASES, PICTURES_OF_PAGES] if tasks.get(case.task).splittable]
 
 
 def through_arrow(rows: Sequence[Any]) -> list[Any]:
@@ -26,7 +35,7 @@ def through_arrow(rows: Sequence[Any]) -> list[Any]:
     return [[unpack(chunk) for chunk in row.as_py()] for row in column]
 
 
-@pytest.mark.parametrize("case", dropped_vision.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SPLITTABLE, ids=lambda case: case.name)
 def test_stages_give_the_same_as_one_process(case: Case, model: Callable[[str], str]) -> None:
     spec = rp.pipeline(case.task, model=model(case.model), device="cpu", **case.parameters)
     parameters = tasks.validate_parameters(spec.task, case.parameters)
