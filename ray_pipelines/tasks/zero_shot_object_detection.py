@@ -16,31 +16,20 @@ from typing import Annotated, Any
 
 import pydantic
 
-from ray_pipelines.tasks import Field, Parameters, RowCall, Task
-from ray_pipelines.tasks._labels import parse_labels
+from ray_pipelines.tasks import RowCall, Task
+from ray_pipelines.tasks._labels import LABELS, LabelParameters, label_arguments, parse_labels
 from ray_pipelines.tasks._vision import DETECTIONS_DESCRIPTION, IMAGE, detections
 
 
-class ZeroShotObjectDetectionParameters(Parameters):
+class ZeroShotObjectDetectionParameters(LabelParameters):
     """Parameters of zero-shot-object-detection."""
 
-    candidate_labels: Annotated[
-        str | tuple[str, ...] | None,
-        pydantic.Field(
-            description="What to look for, a list or one string with commas, in rows that bring no labels of their own."
-        ),
-    ] = None
     threshold: Annotated[
         float, pydantic.Field(ge=0, le=1, description="Leave out objects whose score is not above this.")
     ] = 0.1
     top_k: Annotated[int | None, pydantic.Field(gt=0, description="Keep this many objects at most; null for all.")] = (
         None
     )
-
-    @pydantic.field_validator("candidate_labels")
-    @classmethod
-    def _labels_exist(cls, value: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if value is None else tuple(parse_labels(value))
 
 
 def to_item(fields: Mapping[str, Any]) -> Any:
@@ -52,31 +41,15 @@ def to_item(fields: Mapping[str, Any]) -> Any:
     return RowCall(fields["image"], {"candidate_labels": [] if is_empty else parse_labels(labels)})
 
 
-def pipeline_parameters(parameters: ZeroShotObjectDetectionParameters) -> dict[str, Any]:
-    """The pipeline's keyword arguments."""
-    arguments = parameters.model_dump(exclude_unset=True, exclude={"candidate_labels"})
-    if parameters.candidate_labels is not None:
-        arguments["candidate_labels"] = list(parameters.candidate_labels)
-    return arguments
-
-
 TASK = Task(
     name="zero-shot-object-detection",
     summary="Boxes of what labels of your own describe, in each image.",
-    inputs=(
-        IMAGE,
-        Field(
-            "candidate_labels",
-            "any",
-            "What to look for in this image, a list or one string with commas; unset, the labels of the parameter.",
-            required=False,
-        ),
-    ),
+    inputs=(IMAGE, LABELS),
     parameters=ZeroShotObjectDetectionParameters,
     result_type=detections,
     result_description=f"{DETECTIONS_DESCRIPTION}, best first",
     to_item=to_item,
-    pipeline_parameters=pipeline_parameters,
+    pipeline_parameters=label_arguments,
     pipeline_class="ray_pipelines.engine.pipelines.zero_shot_object_detection:ZeroShotObjectDetectionPipeline",
     kept_outputs=("logits", "pred_boxes", "target_size", "candidate_labels"),
 )
