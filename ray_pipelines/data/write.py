@@ -20,6 +20,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -55,7 +56,7 @@ class Output:
     """The folder that a run writes to.
 
     Attributes:
-        path: Local or a URI.
+        path: An absolute path or a URI: the tasks that write may run in another working directory.
         file_format: `parquet` or `jsonl`.
     """
 
@@ -65,7 +66,8 @@ class Output:
     @classmethod
     def of(cls, write: WriteConfig) -> Output:
         """The output that a job names."""
-        return cls(write.path.rstrip("/"), write.format)
+        path = write.path if "://" in write.path else str(Path(write.path).absolute())
+        return cls(path.rstrip("/"), write.format)
 
     def problems(self, mode: str) -> list[str]:
         """Why a run may not write here: a finished run, or files of somebody else."""

@@ -33,14 +33,16 @@ class Source:
     """Where files come from.
 
     Attributes:
-        name: Hub id or folder.
+        name: Hub id, or folder as the user named it.
         commit: The hub commit; None for a folder.
         has_safetensors: Whether weights in other formats can be left on the hub.
+        folder: The folder's absolute path where it was named, for processes that start elsewhere.
     """
 
     name: str
     commit: str | None = None
     has_safetensors: bool = False
+    folder: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name}@{self.commit[:12]}" if self.commit else self.name
@@ -130,7 +132,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
         ModelLoadError: The hub does not have it, or cannot be reached and the local cache does not have it either.
     """
     if Path(name).is_dir():
-        return Source(name)
+        return Source(name, folder=str(Path(name).resolve()))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model.name: expected a hub id or an existing folder; there is no folder {name!r}.")
     import httpx2
@@ -203,12 +205,13 @@ def stage(source: Source, token: str | bool | None = None) -> Path:
         ModelLoadError: A folder is not on this node, or the download failed.
     """
     if source.commit is None:
-        if not Path(source.name).is_dir():
+        found = [Path(path) for path in (source.name, source.folder) if path and Path(path).is_dir()]
+        if not found:
             raise ModelLoadError(
                 f"model {source.name!r}: there is no such folder on node {os.uname().nodename}. Put it on storage that "
                 "all nodes share, or use a hub id."
             )
-        return Path(source.name).resolve()
+        return found[0].resolve()
     import httpx2
     from filelock import FileLock
     from huggingface_hub import constants, snapshot_download

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,21 @@ def test_split_stages_in_a_job(model: Model, tmp_path: Path) -> None:
         rp.run_job(job)
         outputs[stages] = sorted(read_folder(tmp_path / stages / "results"), key=lambda row: row["n"])
     assert_close(outputs["split"], outputs["fused"])
+
+
+def test_relative_paths_are_those_of_the_driver(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster was started in another folder than the one where the job is started."""
+    shutil.copytree(model("bert-classifier"), tmp_path / "my-model")
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
+    monkeypatch.chdir(tmp_path)
+    job = validate_job(
+        {
+            "task": "text-classification",
+            "model": "my-model",
+            "read": {"path": "in.jsonl"},
+            "write": {"path": "out"},
+            "workers": {"num_cpus": 1},
+        }
+    )
+    assert rp.run_job(job).report.num_results == 1
+    assert len(read_folder(tmp_path / "out/results")) == 1
