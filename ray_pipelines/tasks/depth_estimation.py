@@ -10,11 +10,12 @@ divides by zero (it is black here), and models in bfloat16 cannot be converted t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 
 from ray_pipelines.tasks import Parameters, Task
+from ray_pipelines.tasks._precision import Precision, number_type
 from ray_pipelines.tasks._vision import IMAGE, no_arguments
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 class DepthEstimationParameters(Parameters):
     """Parameters of depth-estimation."""
 
-    precision: Annotated[
-        Literal["float32", "float16"], pydantic.Field(description="Type of the numbers in `predicted_depth`.")
-    ] = "float32"
+    precision: Precision = "float32"
     with_picture: Annotated[bool, pydantic.Field(description="Make the 8-bit picture `depth`; if not, it is null.")] = (
         True
     )
@@ -38,8 +37,8 @@ def result_type(parameters: DepthEstimationParameters) -> pa.DataType:
 
     from ray_pipelines.arrow import IMAGE_TYPE
 
-    number = pa.float16() if parameters.precision == "float16" else pa.float32()
-    depth = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.list_(number))])
+    numbers = pa.list_(number_type(parameters.precision))
+    depth = pa.struct([("shape", pa.list_(pa.int32())), ("data", numbers)])
     return pa.struct([("predicted_depth", depth), ("depth", IMAGE_TYPE)])
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 
 from ray_pipelines.tasks import Field, Task, require_text
+from ray_pipelines.tasks._precision import Precision, number_type
 from ray_pipelines.tasks._tokenizer import TokenizerParameters, set_arguments
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class FeatureExtractionParameters(TokenizerParameters):
         ),
     ] = "none"
     normalize: Annotated[bool, pydantic.Field(description="Scale each vector to length 1.")] = False
+    precision: Precision = "float32"
     tokenize_kwargs: Annotated[
         dict[str, Any] | None, pydantic.Field(description="Any further arguments of the tokenizer's call.")
     ] = None
@@ -52,12 +54,12 @@ def result_type(parameters: FeatureExtractionParameters) -> pa.DataType:
     """`list<float>` of length hidden with pooling, else `list<list<float>>` of tokens by hidden."""
     import pyarrow as pa
 
-    vector = pa.list_(pa.float32())
+    vector = pa.list_(number_type(parameters.precision))
     return vector if parameters.pooling != "none" else pa.list_(vector)
 
 
 def to_result(result: Any, parameters: FeatureExtractionParameters) -> Any:
-    """The features as a numpy array: `float32[tokens, hidden]`, or `float32[hidden]` with pooling.
+    """The features as a numpy array: `[tokens, hidden]`, or `[hidden]` with pooling.
 
     Args:
         result: `[1, tokens, hidden]`, a tensor of the model's dtype.
@@ -74,7 +76,7 @@ def to_result(result: Any, parameters: FeatureExtractionParameters) -> Any:
         features = features[0 if parameters.pooling == "cls" else -1]
     if parameters.normalize:
         features = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.ascontiguousarray(features, dtype=np.float32)
+    return np.ascontiguousarray(features, dtype=parameters.precision)
 
 
 TASK = Task(

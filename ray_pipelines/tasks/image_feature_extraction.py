@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 
 from ray_pipelines.tasks import Parameters, Task
+from ray_pipelines.tasks._precision import Precision, number_type
 from ray_pipelines.tasks._vision import IMAGE
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class ImageFeatureExtractionParameters(Parameters):
     pool: Annotated[
         bool, pydantic.Field(description="One vector for the whole image, by the model's own pooler; it must have one.")
     ] = False
+    precision: Precision = "float32"
     image_processor_kwargs: Annotated[
         dict[str, Any] | None,
         pydantic.Field(description="Arguments of the image processor's call, e.g. {do_center_crop: false}."),
@@ -32,19 +34,19 @@ class ImageFeatureExtractionParameters(Parameters):
 
 def pipeline_parameters(parameters: ImageFeatureExtractionParameters) -> dict[str, Any]:
     """The pipeline's keyword arguments: a tensor rather than nested lists as result."""
-    return {**parameters.model_dump(exclude_unset=True), "return_tensors": True}
+    return {**parameters.model_dump(exclude_unset=True, exclude={"precision"}), "return_tensors": True}
 
 
 def result_type(parameters: ImageFeatureExtractionParameters) -> pa.DataType:
     """`list<float>` of length hidden with `pool`, else `list<list<float>>` of positions by hidden."""
     import pyarrow as pa
 
-    vector = pa.list_(pa.float32())
+    vector = pa.list_(number_type(parameters.precision))
     return vector if parameters.pool else pa.list_(vector)
 
 
 def to_result(result: Any, parameters: ImageFeatureExtractionParameters) -> Any:
-    """The features as a numpy array: `float32[positions, hidden]`, or `float32[hidden]` with `pool`.
+    """The features as a numpy array: `[positions, hidden]`, or `[hidden]` with `pool`.
 
     Args:
         result: `[1, positions, hidden]`, `[1, hidden, height, width]` or `[1, hidden]`, of the model's dtype.
@@ -59,7 +61,7 @@ def to_result(result: Any, parameters: ImageFeatureExtractionParameters) -> Any:
         features = features.reshape(len(features), -1).T
     elif features.ndim == 1:
         features = features[None]
-    return np.ascontiguousarray(features, dtype=np.float32)
+    return np.ascontiguousarray(features, dtype=parameters.precision)
 
 
 TASK = Task(
