@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_pipelines import tasks
-    from ray_pipelines.config import Job, read_job
+    from ray_pipelines.config import Job
+    from ray_pipelines.data.arguments import pipeline
     from ray_pipelines.data.job import JobResult, check_job, run_job
-    from ray_pipelines.data.pipeline import PipelineSpec, pipeline
+    from ray_pipelines.data.pipeline import PipelineSpec
     from ray_pipelines.errors import (
         ConfigError,
         JobError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         RowError,
         TooManyErrors,
     )
+    from ray_pipelines.job_file import read_job
 
 __all__ = [
     "ConfigError",
@@ -55,12 +57,12 @@ except PackageNotFoundError:
 
 _MODULES = {
     "Job": "config",
-    "read_job": "config",
+    "read_job": "job_file",
     "JobResult": "data.job",
     "check_job": "data.job",
     "run_job": "data.job",
     "PipelineSpec": "data.pipeline",
-    "pipeline": "data.pipeline",
+    "pipeline": "data.arguments",
 }
 
 

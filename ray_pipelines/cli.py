@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ray_pipelines import __version__, tasks
-from ray_pipelines.config import Job, job_schema, read_job, split_inputs
+from ray_pipelines.config import Job, split_inputs
 from ray_pipelines.errors import ConfigError, RayPipelinesError
+from ray_pipelines.job_file import job_schema, read_job
 
 if TYPE_CHECKING:
     from ray_pipelines.data.job import JobResult

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import ray_pipelines
 from ray_pipelines.config import Job
-from ray_pipelines.data.pipeline import PipelineSpec, apply_stages
+from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.data.read import Input, describe_input, read_dataset
 from ray_pipelines.data.write import REPORT, Output, refuse, write_block
 from ray_pipelines.engine.hub import COMPONENTS
@@ -107,6 +107,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     source = check_job(job)
     start_ray()
     from ray_pipelines.data.resources import cluster_nodes, plan_workers
+    from ray_pipelines.data.stages import apply_stages
 
     start_s = time.perf_counter()
     spec = spec_of_job(job)

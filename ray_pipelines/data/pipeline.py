@@ -12,18 +12,14 @@ it starts if the cluster cannot hold it.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
-
-from pydantic import BaseModel, ValidationError
 
 from ray_pipelines import tasks
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems, split_inputs
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.tasks._old_names import modern_parameters
-from ray_pipelines.validation import describe_validation_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,19 +29,15 @@ if TYPE_CHECKING:
     from ray_pipelines.data.workers import WorkerSetup
     from ray_pipelines.engine.runner import Runner
 
-__all__ = ["PipelineSpec", "pipeline"]
-
-SAMPLE_ROWS = 16
-WITHOUT_EFFECT = {"num_workers", "args_parser", "binary_output", "modelcard"}
-"""Arguments of transformers' `pipeline()` that are accepted for nothing: there is no DataLoader here."""
+__all__ = ["PipelineSpec"]
 
 
 @dataclass(frozen=True)
 class PipelineSpec:
     """A task with its model and settings: light, picklable, and nothing is loaded until it runs.
 
-    Made by `pipeline()`. Call it with a `ray.data.Dataset` to get the dataset with predictions; `run` does the same
-    with a list or a generator, in this process.
+    Made by `pipeline()` (`arguments.py`). Call it with a `ray.data.Dataset` to get the dataset with predictions; `run`
+    does the same with a list or a generator, in this process.
 
     Attributes:
         task_name: Task id.
@@ -105,6 +97,7 @@ class PipelineSpec:
             ModelLoadError: The model's name cannot be resolved.
         """
         from ray_pipelines.data.resources import cluster_nodes, plan_workers
+        from ray_pipelines.data.stages import apply_stages
 
         mapped = self._mapped_inputs(dataset, inputs)
         plan = plan_workers(self.workers, self.task, cluster_nodes())
@@ -245,224 +238,7 @@ class PipelineSpec:
             results_as_they_come=prediction_type is not None or task.result_type is None,
         )
         if known_type is None:
-            setup = dataclasses.replace(setup, result_type=_inferred_type(dataset, setup, plan))
+            from ray_pipelines.data.stages import inferred_type
+
+            setup = dataclasses.replace(setup, result_type=inferred_type(dataset, setup, plan))
         return setup
-
-
-def _inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.DataType:
-    """The Arrow type of the results of the first rows, which are run on a worker to find it.
-
-    Raises:
-        ConfigError: No row gave a result, or the results have no common type.
-    """
-    import pyarrow as pa
-    from ray.data import ActorPoolStrategy
-
-    from ray_pipelines.data.workers import TypeSampler
-
-    sample = dataset.limit(SAMPLE_ROWS).map_batches(
-        TypeSampler,
-        batch_size=SAMPLE_ROWS,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=plan.num_cpus,
-        num_gpus=plan.num_gpus,
-        fn_constructor_kwargs={"setup": setup},
-    )
-    rows = sample.take_all()
-    found = [row["schema"] for row in rows if row["schema"] is not None]
-    if not found:
-        reason = next((row["reason"] for row in rows if row["reason"]), "there are no rows")
-        raise ConfigError(f"prediction_type: cannot be inferred from the first rows: {reason}. Pass the Arrow type.")
-    return pa.ipc.read_schema(pa.py_buffer(found[0])).field("result").type
-
-
-def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
-    """The dataset through the pipeline's stages: one fused stage, or CPU, forward and CPU stages."""
-    from ray.data import ActorPoolStrategy
-
-    from ray_pipelines.data.resources import TASK_CPUS
-    from ray_pipelines.data.workers import ForwardWorker, PipelineWorker, postprocess_table, preprocess_table
-
-    workers: dict[str, Any] = {
-        "compute": ActorPoolStrategy(min_size=plan.min_workers, max_size=plan.max_workers),
-        "num_cpus": plan.num_cpus,
-        "num_gpus": plan.num_gpus,
-        "fn_constructor_kwargs": {"setup": setup},
-    }
-    window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
-    if plan.stages == "fused":
-        return dataset.map_batches(PipelineWorker, **window, **workers)
-    # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
-    num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
-    on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
-    return (
-        dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
-        .map_batches(ForwardWorker, **window, **workers)
-        .map_batches(postprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
-    )
-
-
-def pipeline(
-    task: str | None = None,
-    model: Any = None,
-    *,
-    config: Any = None,
-    tokenizer: Any = None,
-    feature_extractor: Any = None,
-    image_processor: Any = None,
-    processor: Any = None,
-    video_processor: Any = None,
-    revision: str | None = None,
-    use_fast: bool = True,
-    token: str | None = None,
-    device: Any = None,
-    device_map: Any = None,
-    dtype: Any = "auto",
-    model_kwargs: Mapping[str, Any] | None = None,
-    trust_remote_code: bool = False,
-    pipeline_class: Any = None,
-    num_gpus: float | None = None,
-    num_cpus: float | None = None,
-    num_threads: int | None = None,
-    concurrency: int | tuple[int, int] | None = None,
-    stages: Literal["auto", "fused", "split"] = "auto",
-    batch_size: int | None = None,
-    batch: BatchConfig | Mapping[str, Any] | None = None,
-    limits: MediaLimits | Mapping[str, Any] | None = None,
-    seed: int = 0,
-    output_column: str = "prediction",
-    **task_parameters: Any,
-) -> PipelineSpec:
-    """A specification of a pipeline: what `transformers.pipeline()` takes, and where it should run.
-
-    Args:
-        task: Task id, e.g. `text-classification`; unset, what the hub says the model is for.
-        model: Hub id, local folder or model object; unset, the task's default.
-        config, tokenizer, feature_extractor, image_processor, processor, video_processor: Hub id, folder or object of
-            each, where it is not the model's own.
-        revision: Branch, tag or commit of the model.
-        use_fast: Use the fast tokenizer where there is one.
-        token: Hub token; never logged. Also as `use_auth_token`.
-        device: `cpu`, `cuda:0`, a number, …; unset, a GPU where the worker has one.
-        device_map: Spread one model over devices, as accelerate does.
-        dtype: Precision of the weights (`float16`, `torch.float16`, …); `auto` is the checkpoint's. Also as
-            `torch_dtype`.
-        model_kwargs: Further arguments of `from_pretrained()`.
-        trust_remote_code: Run code that comes with the model.
-        pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
-        num_gpus, num_cpus, num_threads, concurrency, stages: As `workers` in a job file.
-        batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
-        batch, limits: As in a job file.
-        seed: With a row's content, the seed of that row where the task draws random numbers.
-        output_column: Name of the column of results.
-        **task_parameters: Parameters of the task, e.g. `top_k=3`; `ray-pipelines tasks NAME` lists them.
-
-    Raises:
-        ConfigError: One line per problem: an unknown task or parameter, a wrong value, two names for one thing.
-    """
-    values: dict[str, Any] = {
-        "use_fast": use_fast,
-        "device_map": device_map,
-        "dtype": dtype,
-        "model_kwargs": dict(model_kwargs or {}),
-        "trust_remote_code": bool(trust_remote_code),
-        "revision": revision,
-        "token": token or None,
-        "device": device if device is None or isinstance(device, int) else str(device),
-    }
-    for old, new, default in (("torch_dtype", "dtype", "auto"), ("use_auth_token", "token", None)):
-        if old in task_parameters:
-            warnings.warn(f"{old} is the old name of {new}.", FutureWarning, stacklevel=2)
-            value = task_parameters.pop(old)
-            if values[new] not in (default, value):
-                raise ConfigError(f"{old}: is the old name of {new}, which is given too. Drop {old}.")
-            values[new] = value
-    if values["token"] is True or values["token"] is False:
-        values["token"] = None
-    for name in WITHOUT_EFFECT & task_parameters.keys():
-        warnings.warn(f"{name} has no effect.", UserWarning, stacklevel=2)
-        task_parameters.pop(name)
-    framework = task_parameters.pop("framework", None)
-    if framework not in (None, "pt"):
-        raise ConfigError(f'framework: expected "pt"; got {framework!r}. transformers 5 runs on PyTorch only.')
-    instances: dict[str, Any] = {}
-    for name, value in (
-        ("model", model),
-        ("config", config),
-        ("tokenizer", tokenizer),
-        ("feature_extractor", feature_extractor),
-        ("image_processor", image_processor),
-        ("processor", processor),
-        ("video_processor", video_processor),
-        ("pipeline_class", pipeline_class),
-    ):
-        if value is None:
-            continue
-        if isinstance(value, str) or hasattr(value, "__fspath__"):
-            values["name" if name == "model" else name] = str(value)
-        else:
-            instances[name] = value
-    problems: list[str] = []
-    if batch_size is not None:
-        batch = {**_as_dict(batch), "max_size": batch_size}
-    workers = {"num_gpus": num_gpus or 0, "num_cpus": num_cpus, "num_threads": num_threads, "concurrency": concurrency}
-    model_config = _validated(ModelConfig, values, "model", problems)
-    workers_config = _validated(WorkersConfig, {**workers, "stages": stages}, "workers", problems)
-    batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
-    limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
-    if task is None and not problems:
-        task = _task_of_model(model_config)
-    if task is not None:
-        own = bool(pipeline_class) or bool(trust_remote_code)
-        try:
-            resolved = tasks.resolve(task, has_own_pipeline=own)
-            task_parameters = modern_parameters(resolved.name, task_parameters)
-            tasks.validate_parameters(resolved, task_parameters)
-        except ConfigError as error:
-            problems += error.problems
-    if problems or task is None:
-        raise ConfigError(problems)
-    return PipelineSpec(
-        task_name=task,
-        model=model_config,
-        parameters=dict(task_parameters),
-        workers=workers_config,
-        batch=batch_config,
-        limits=limits_config,
-        seed=seed,
-        output_column=output_column,
-        instances=instances,
-    )
-
-
-def _as_dict(value: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
-    return value.model_dump() if isinstance(value, BaseModel) else dict(value or {})
-
-
-def _validated(model: type[Any], values: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        problems += describe_validation_error(error, where, model)
-        return None
-
-
-def _task_of_model(model: ModelConfig) -> str:
-    """The task that the hub names for a model.
-
-    Raises:
-        ConfigError: No task is named, or the model is not on the hub.
-    """
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        token = model.token.get_secret_value() if model.token else None
-        tag = HfApi(token=token).model_info(model.name or "", revision=model.revision).pipeline_tag
-    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError):
-        tag = None
-    if tag is None:
-        raise ConfigError(f"task: is required; the hub does not say what {model.name!r} is for.")
-    return tag

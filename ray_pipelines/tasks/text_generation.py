@@ -25,30 +25,18 @@ import pydantic
 from ray_pipelines.media.messages import parse_chat, reply_of
 from ray_pipelines.tasks import Field, Task
 from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments, is_sampling
+from ray_pipelines.tasks._replies import ReplyParameters
 from ray_pipelines.tasks._tokenizer import Padding, Truncation
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class TextGenerationParameters(GenerationParameters):
+class TextGenerationParameters(ReplyParameters):
     """Parameters of text-generation: its own, and every one of `GenerationConfig`."""
 
-    return_full_text: Annotated[
-        bool, pydantic.Field(description="Give the prompt with its continuation, rather than the new text only.")
-    ] = True
     return_text: Annotated[
         bool, pydantic.Field(description="Give texts; false gives token ids, as `return_tensors` does.")
-    ] = True
-    return_tensors: Annotated[
-        bool, pydantic.Field(description="Give the token ids of prompt and continuation in place of texts.")
-    ] = False
-    clean_up_tokenization_spaces: Annotated[
-        bool | None,
-        pydantic.Field(description="Remove spaces before punctuation; unset, as the tokenizer is configured."),
-    ] = None
-    skip_special_tokens: Annotated[
-        bool, pydantic.Field(description="Leave special tokens such as the end token out of the text.")
     ] = True
     prefix: Annotated[str | None, pydantic.Field(description="Put before every prompt, but not before chats.")] = None
     handle_long_generation: Annotated[
@@ -57,10 +45,6 @@ class TextGenerationParameters(GenerationParameters):
             description="`hole` cuts the beginning of prompts that leave no room for the new tokens; unset, such a row "
             "is a dead letter."
         ),
-    ] = None
-    stop_sequence: Annotated[
-        str | tuple[str, ...] | None,
-        pydantic.Field(description="A text, or several, that end the generation; they remain in the result."),
     ] = None
     truncation: Annotated[
         Truncation | None,
@@ -75,17 +59,6 @@ class TextGenerationParameters(GenerationParameters):
             description="Add the tokens that the model expects around a text; unset, as the tokenizer does. Chats have "
             "theirs from the template."
         ),
-    ] = None
-    continue_final_message: Annotated[
-        bool | None,
-        pydantic.Field(
-            description="Continue the last message of a chat rather than reply to it; unset, where it is the "
-            "assistant's."
-        ),
-    ] = None
-    tools: Annotated[
-        tuple[dict[str, Any], ...] | None,
-        pydantic.Field(description="JSON schemas of the functions that the model may call, for its chat template."),
     ] = None
     documents: Annotated[
         tuple[dict[str, str], ...] | None,

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ray_pipelines.cli import task_table
-from ray_pipelines.config import validate_job
+from ray_pipelines.job_file import validate_job
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

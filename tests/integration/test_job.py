@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ray_pipelines as rp
-from ray_pipelines.config import validate_job
+from ray_pipelines.job_file import validate_job
 from tests.cases.media import TEXTS, image, png
 from tests.closeness import assert_close
 

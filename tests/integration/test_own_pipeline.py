@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 import ray_pipelines as rp
-from ray_pipelines.config import validate_job
+from ray_pipelines.job_file import validate_job
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Model = Callable[[str], str]

@@ -11,7 +11,7 @@ import yaml
 
 import ray_pipelines as rp
 from ray_pipelines import tasks
-from ray_pipelines.config import job_schema, validate_job
+from ray_pipelines.job_file import job_schema, validate_job
 
 GOOD: dict[str, Any] = {
     "task": "text-classification",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from ray_pipelines.errors import InvalidInput
+from ray_pipelines.errors import InvalidInput, RowError, attempt
 
 __all__ = ["ZeroShotClassificationPipeline"]
 
@@ -42,13 +42,13 @@ class ZeroShotClassificationPipeline(transformers.ZeroShotClassificationPipeline
 
     def _tokenize(self, pairs: list[list[str]]) -> Mapping[str, list[list[int]]]:
         """The model inputs of each pair, unpadded; texts are cut where they are too long, hypotheses never."""
-        try:
-            return self.tokenizer(pairs, truncation="only_first")  # type: ignore[no-any-return]
-        except Exception as error:
+        encoded: Any = attempt("preprocess", lambda: self.tokenizer(pairs, truncation="only_first"))
+        if isinstance(encoded, RowError):
             # Some tokenizers refuse to cut a text that is shorter than what they would cut off.
-            if "too short" not in str(error):
-                raise
-            return self.tokenizer(pairs, truncation=False)  # type: ignore[no-any-return]
+            if "too short" not in encoded.message:
+                raise encoded
+            encoded = self.tokenizer(pairs, truncation=False)
+        return encoded  # type: ignore[no-any-return]
 
     def _forward(self, model_inputs: Mapping[str, Any]) -> dict[str, Any]:
         tensors = {k: v for k, v in model_inputs.items() if k in self.tokenizer.model_input_names}

@@ -1,0 +1,70 @@
+"""A pipeline as stages of a Ray dataset: functions from dataset to dataset, on Ray Data's own lazy plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy, Dataset
+
+from ray_pipelines.data.resources import TASK_CPUS
+from ray_pipelines.data.workers import (
+    ForwardWorker,
+    PipelineWorker,
+    TypeSampler,
+    postprocess_table,
+    preprocess_table,
+)
+from ray_pipelines.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.workers import WorkerSetup
+
+__all__ = ["apply_stages", "inferred_type"]
+
+SAMPLE_ROWS = 16
+
+
+def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
+    """The dataset through the pipeline's stages: one fused stage, or CPU, forward and CPU stages."""
+    workers: dict[str, Any] = {
+        "compute": ActorPoolStrategy(min_size=plan.min_workers, max_size=plan.max_workers),
+        "num_cpus": plan.num_cpus,
+        "num_gpus": plan.num_gpus,
+        "fn_constructor_kwargs": {"setup": setup},
+    }
+    window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
+    if plan.stages == "fused":
+        return dataset.map_batches(PipelineWorker, **window, **workers)
+    # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
+    num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
+    on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
+    return (
+        dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+        .map_batches(ForwardWorker, **window, **workers)
+        .map_batches(postprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+    )
+
+
+def inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.DataType:
+    """The Arrow type of the results of the first rows, which are run on a worker to find it.
+
+    Raises:
+        ConfigError: No row gave a result, or the results have no common type.
+    """
+    sample = dataset.limit(SAMPLE_ROWS).map_batches(
+        TypeSampler,
+        batch_size=SAMPLE_ROWS,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=plan.num_cpus,
+        num_gpus=plan.num_gpus,
+        fn_constructor_kwargs={"setup": setup},
+    )
+    rows = sample.take_all()
+    found = [row["schema"] for row in rows if row["schema"] is not None]
+    if not found:
+        reason = next((row["reason"] for row in rows if row["reason"]), "there are no rows")
+        raise ConfigError(f"prediction_type: cannot be inferred from the first rows: {reason}. Pass the Arrow type.")
+    return pa.ipc.read_schema(pa.py_buffer(found[0])).field("result").type

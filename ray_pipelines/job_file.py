@@ -1,0 +1,140 @@
+"""Reading job files: YAML to a `Job`, with everything that is wrong in one message.
+
+What needs a look at the disk (does the model's folder exist, does the dataset have the columns) is in `data/job.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ray_pipelines import tasks
+from ray_pipelines.config import Job, input_problems
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.tasks._old_names import modern_parameters
+from ray_pipelines.validation import describe_validation_error
+
+__all__ = ["job_schema", "read_job", "validate_job"]
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, with `a.b=c` overrides applied.
+
+    Args:
+        path: The job file.
+        overrides: Settings such as `model.dtype=float16`; the value is read as YAML.
+
+    Raises:
+        ConfigError: One line per problem.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping with task, read and write; got {type(values).__name__}.")
+    for override in overrides:
+        _apply_override(values, override)
+    return validate_job(values)
+
+
+def validate_job(values: Mapping[str, Any]) -> Job:
+    """The job that `values` describe: types, names, the task's parameters and inputs are all checked.
+
+    Raises:
+        ConfigError: One line per problem.
+    """
+    problems: list[str] = []
+    job = None
+    values = _with_modern_parameters(values)
+    try:
+        job = Job.model_validate(dict(values))
+    except ValidationError as error:
+        problems += describe_validation_error(error, "", Job)
+    name, parameters, inputs = values.get("task"), values.get("parameters"), values.get("inputs")
+    if isinstance(name, str):
+        problems += _task_problems(name, parameters or {}, inputs or {}, values.get("model"))
+    if problems or job is None:
+        raise ConfigError(problems)
+    return job
+
+
+def _with_modern_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    name, parameters = values.get("task"), values.get("parameters")
+    if not isinstance(name, str) or not isinstance(parameters, dict):
+        return values
+    task = tasks.resolve(name, has_own_pipeline=True)
+    return {**values, "parameters": modern_parameters(task.name, parameters)}
+
+
+def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[str]:
+    try:
+        task = tasks.get(name)
+    except ConfigError as error:
+        has_own_pipeline = isinstance(model, dict) and (model.get("pipeline_class") or model.get("trust_remote_code"))
+        return [] if has_own_pipeline else list(error.problems)
+    problems: list[str] = []
+    if isinstance(parameters, dict):
+        try:
+            tasks.validate_parameters(task, parameters)
+        except ConfigError as error:
+            problems += error.problems
+    if isinstance(inputs, dict):
+        problems += input_problems(task, inputs)
+    return problems
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected a.b=value.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        nested = values.setdefault(parent, {})
+        if isinstance(nested, str) and parent == "model":
+            nested = values[parent] = {"name": nested}
+        if not isinstance(nested, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a mapping in the job file.")
+        values = nested
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML.") from None
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON schema of job files, for editors."""
+    schema = Job.model_json_schema()
+    variants: list[dict[str, Any]] = []
+    for name in tasks.names():
+        task = tasks.get(name)
+        parameters = task.parameters.model_json_schema()
+        schema["$defs"].update(parameters.pop("$defs", {}))
+        schema["$defs"][task.parameters.__name__] = parameters
+        variants.append(
+            {
+                "if": {"properties": {"task": {"enum": [name, *task.aliases]}}},
+                "then": {
+                    "properties": {
+                        "parameters": {"$ref": f"#/$defs/{task.parameters.__name__}"},
+                        "inputs": {"propertyNames": {"enum": [field.name for field in task.inputs]}},
+                    }
+                },
+            }
+        )
+    schema["properties"]["model"] = {
+        "anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}],
+        "description": Job.model_fields["model"].description,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": variants}
