@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-gpu lint format clean
 
 install: $(INSTALLED)  ## create .venv and install the pinned dependencies and this package
 
@@ -18,6 +18,9 @@ demo: $(INSTALLED)  ## classify the handwritten digits of scikit-learn, from Par
 
 test: $(INSTALLED)  ## run the whole suite
 	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED)  ## run the tests that need CUDA
+	$(BIN)/python -m pytest tests/gpu
 
 lint: $(INSTALLED)  ## ruff, format check, mypy, layers
 	$(BIN)/ruff check .

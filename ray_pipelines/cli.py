@@ -143,7 +143,7 @@ def show_tasks(
     assert task.result_type is not None
     out.print(f"[bold]result[/]: {escape(task.result_description)}")
     out.print(f"  Arrow: {escape(str(task.result_type(task.parameters())))}")
-    out.print(f"[bold]example[/]: jobs/{task.name}.yaml")
+    out.print(f"[bold]example[/]: jobs/{task.name.partition('_')[0]}.yaml")
 
 
 def task_table() -> str:

@@ -149,7 +149,10 @@ class BatchConfig(_Config):
 
     max_size: int = Field(32, gt=0, description="Rows (or chunks) of one forward at most.")
     budget: int | None = Field(
-        None, gt=0, description="Padded cost (tokens, pixels or samples) of one forward at most; unset, no limit."
+        None,
+        gt=0,
+        description="Padded cost (tokens, pixels or samples) of one forward at most; unset, 1,024 tokens on a CPU, "
+        "where larger batches are slower, and no limit elsewhere.",
     )
     window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if not any("gpu" in argument for argument in sys.argv):
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 LEVELS = ("unit", "integration", "e2e", "gpu")
 

@@ -39,6 +39,8 @@ __all__ = ["Counters", "Runner"]
 
 logger = logging.getLogger(__name__)
 
+CPU_TOKENS = 1024
+"""Measured with a 22M encoder on two cores: 9 % faster than one row at a time, where batches of 32 are 8 % slower."""
 FLOAT_TOLERANCE = 1e-3
 HALF_TOLERANCE = 5e-2
 
@@ -207,9 +209,15 @@ class Runner:
         return plan_batches(
             [cost(chunk) for chunk in chunks],
             max_size=self._max_size,
-            budget=self._budget,
+            budget=self._budget or self._default_budget(chunks),
             groups=[signature(chunk, self._padding) for chunk in chunks],
         )
+
+    def _default_budget(self, chunks: Sequence[Any]) -> int | None:
+        """On a CPU, the number of tokens beyond which a batch only leaves its caches."""
+        if self.steps.pipe.device.type != "cpu":
+            return None
+        return CPU_TOKENS if all("input_ids" in chunk for chunk in chunks) else None
 
     def _forward_or_split(self, chunks: Sequence[Any]) -> list[Any]:
         """The outputs of one batch; of its parts where it does not fit or fails."""
