@@ -1,10 +1,12 @@
-"""Parameters that transformers has renamed: accepted under the old name, with a warning that says the new one."""
+"""Parameters that transformers has renamed or that have no use here: accepted, with a warning that says so."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from ray_pipelines.tasks import names
 
 __all__ = ["modern_parameters"]
 
@@ -22,6 +24,9 @@ OLD_NAMES: dict[str, dict[str, _Translation]] = {
 }
 
 
+WITHOUT_EFFECT = {"timeout": "pictures and videos are read before the pipeline sees them."}
+
+
 def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters under the names of today.
 
@@ -32,6 +37,9 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
     """
     modern: dict[str, Any] = {}
     for name, value in parameters.items():
+        if name in WITHOUT_EFFECT and task_name in names():
+            warnings.warn(f"parameters.{name} has no effect: {WITHOUT_EFFECT[name]}", UserWarning, stacklevel=3)
+            continue
         translate = OLD_NAMES.get(task_name, {}).get(name)
         if translate is None:
             modern[name] = value

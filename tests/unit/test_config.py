@@ -144,5 +144,7 @@ def test_old_parameter_names_are_taken_with_a_warning() -> None:
     with pytest.warns(FutureWarning, match="grouped_entities"):
         spec = rp.pipeline("ner", model="org/model", grouped_entities=True)
     assert spec.parameters == {"aggregation_strategy": "simple"}
+    with pytest.warns(UserWarning, match="timeout has no effect"):
+        assert rp.pipeline("object-detection", model="org/model", timeout=5).parameters == {}
     with pytest.warns(UserWarning, match="num_workers has no effect"):
         rp.pipeline("ner", model="org/model", num_workers=8)
