@@ -5,13 +5,12 @@ The tiny models are built with this project's environment, the pipelines run wit
     python -m tests.golden.record_text build FOLDER
     path/to/4.57.6/python -m tests.golden.record_text record FOLDER
 
-`text.json` holds inputs, parameters and outputs of each case, and a checksum of each model's weights: the tests build
-the models again, and must get the same.
+`text.json` holds inputs, parameters and outputs of each case, and a fingerprint of each model's weights: the tests
+build the models again, and must get the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -126,9 +125,16 @@ Where 4.57.6 has a bug that is put right here, the name begins with "junk".
 MODELS = sorted({model for _, _, model, _, _ in CASES})
 
 
-def checksum(folder: Path) -> str:
-    """What tells two models of the same architecture apart: a hash of their weights."""
-    return hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()[:16]
+def fingerprint(folder: Path) -> float:
+    """What tells two models of the same architecture apart: the mean size of their weights.
+
+    Seeded weights differ in their last bits between processors, so this is compared with a tolerance.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(Path(folder, "model.safetensors")).values()
+    return float(torch.cat([weight.double().abs().flatten() for weight in weights]).mean())
 
 
 def build(folder: Path) -> None:
@@ -177,7 +183,7 @@ def record(folder: Path) -> None:
         cases.append({**entry, "expected": expected})
     shutil.rmtree(copies)
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
-    models = json.dumps({name: checksum(folder / name) for name in MODELS})
+    models = json.dumps({name: fingerprint(folder / name) for name in MODELS})
     text = f'{{"transformers": "{transformers.__version__}",\n"models": {models},\n"cases": [\n{lines}\n]}}\n'
     GOLDEN.write_text(text, encoding="utf-8")
 
