@@ -23,8 +23,8 @@ import ray_pipelines
 from ray_pipelines.config import Job
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.data.read import Input, describe_input, read_dataset
-from ray_pipelines.data.write import REPORT, Output, refuse, write_block
-from ray_pipelines.engine.hub import COMPONENTS
+from ray_pipelines.data.write import REPORT, Output, write_block
+from ray_pipelines.engine.hub import COMPONENTS, looks_like_path
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
 
@@ -86,8 +86,8 @@ def check_job(job: Job) -> Input:
     except ConfigError as error:
         problems += error.problems
     problems += Output.of(job.write).problems(job.write.mode)
-    refuse(problems)
-    assert source is not None
+    if problems or source is None:
+        raise ConfigError(problems)
     return source
 
 
@@ -231,7 +231,7 @@ def _model_problems(job: Job) -> list[str]:
                 and not (folder / "adapter_config.json").exists()
             ):
                 problems.append(f"model.name: folder {value} has no config.json; expected a model's folder.")
-        elif value.startswith((".", "/", "~")) or value.count("/") > 1:
+        elif looks_like_path(value):
             problems.append(f"model.{key}: expected a hub id or an existing folder; there is no folder {value!r}.")
     return problems
 

@@ -149,15 +149,12 @@ class PipelineSpec:
         runner: Runner | None = self.__dict__.get("_loaded")
         if runner is None:
             from ray_pipelines.engine.hub import resolve_model
-            from ray_pipelines.engine.load import load_pipeline
-            from ray_pipelines.engine.runner import Runner
-            from ray_pipelines.engine.steps import Steps
+            from ray_pipelines.engine.load import load_runner
 
             task = self.task
             parameters = tasks.validate_parameters(task, self.parameters)
             pinned = resolve_model(task.name, self.model, self.instances)
-            pipe = load_pipeline(task, pinned, parameters)
-            runner = Runner(Steps(pipe, task, parameters, self.limits, self.seed), self.batch)
+            runner = load_runner(task, pinned, parameters, self.batch, self.limits, self.seed)
             self.__dict__["_loaded"] = runner
         return runner
 

@@ -86,9 +86,7 @@ class WorkerSetup:
         _prepare_process()
         import torch
 
-        from ray_pipelines.engine.load import load_pipeline
-        from ray_pipelines.engine.runner import Runner
-        from ray_pipelines.engine.steps import Steps
+        from ray_pipelines.engine.load import load_runner
 
         torch.set_num_threads(self.num_threads if weights else 1)
         task = tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
@@ -102,8 +100,8 @@ class WorkerSetup:
             import ray
 
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
-        pipe = load_pipeline(task, model, parameters, device=self.device, weights=weights, offline=True)
-        return Runner(Steps(pipe, task, parameters, self.limits, self.seed), self.batch)
+        loading = {"device": self.device, "weights": weights, "offline": True}
+        return load_runner(task, model, parameters, self.batch, self.limits, self.seed, **loading)
 
 
 def _prepare_process() -> None:

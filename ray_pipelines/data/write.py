@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 from ray_pipelines.config import Job, WriteConfig
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.workers import ERROR_COLUMN
-from ray_pipelines.errors import ConfigError
 
 __all__ = ["BLOCK_STATS", "Output", "write_block"]
 
@@ -215,9 +214,3 @@ def _json_value(value: Any) -> Any:
     if value is None or isinstance(value, str | int):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def refuse(problems: list[str]) -> None:
-    """Raises a `ConfigError` if there are problems."""
-    if problems:
-        raise ConfigError(problems)

@@ -19,7 +19,6 @@ __all__ = ["Padding", "collate", "cost", "num_tokens", "padding_of", "plan_batch
 PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
 SEQUENCES = ("input_ids", "input_values", "input_features")
-SEQUENCE_KEYS = (*SEQUENCES, *PADDED_WITH_ZERO, *PADDED_WITH_ONE, "offset_mapping", "bbox", "position_ids")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from typing import Any
 from ray_pipelines.config import ModelConfig
 from ray_pipelines.errors import ConfigError, ModelLoadError
 
-__all__ = ["PinnedModel", "Source", "default_model", "go_offline", "resolve", "resolve_model", "stage"]
+__all__ = [
+    "PinnedModel",
+    "Source",
+    "default_model",
+    "go_offline",
+    "looks_like_path",
+    "resolve",
+    "resolve_model",
+    "stage",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +142,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
     """
     if Path(name).is_dir():
         return Source(name, folder=str(Path(name).resolve()))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if looks_like_path(name):
         raise ConfigError(f"model.name: expected a hub id or an existing folder; there is no folder {name!r}.")
     import httpx2
     from huggingface_hub import HfApi
@@ -196,6 +205,15 @@ def _resolve_in_cache(name: str, revision: str | None, where: str, error: Except
     raise ModelLoadError(
         f"{where}: the hub cannot be reached ({reason}), and the local cache does not have it."
     ) from None
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name cannot be a hub id, so that it must be a folder.
+
+    >>> looks_like_path("./my-model"), looks_like_path("org/model")
+    (True, False)
+    """
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def stage(source: Source, token: str | bool | None = None) -> Path:

@@ -17,12 +17,15 @@ import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from ray_pipelines.config import BatchConfig, MediaLimits
 from ray_pipelines.engine import pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
+from ray_pipelines.engine.runner import Runner
+from ray_pipelines.engine.steps import Steps
 from ray_pipelines.errors import ConfigError, ModelLoadError
 from ray_pipelines.tasks import Task
 
-__all__ = ["import_class", "load_pipeline"]
+__all__ = ["import_class", "load_pipeline", "load_runner"]
 
 AUTO_CLASSES = {
     "tokenizer": transformers.AutoTokenizer,
@@ -31,6 +34,33 @@ AUTO_CLASSES = {
     "processor": transformers.AutoProcessor,
 }
 LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, AttributeError)
+
+
+def load_runner(
+    task: Task,
+    pinned: PinnedModel,
+    parameters: Any,
+    batching: BatchConfig,
+    limits: MediaLimits,
+    seed: int = 0,
+    **loading: Any,
+) -> Runner:
+    """The executor of a pipeline that is loaded for it.
+
+    Args:
+        task: The task.
+        pinned: The model.
+        parameters: The task's parameters.
+        batching: How chunks share a forward.
+        limits: What decoding a row's media may cost.
+        seed: With a row's content, the seed of that row.
+        **loading: `device`, `weights` and `offline`, as `load_pipeline` takes them.
+
+    Raises:
+        ModelLoadError: Something could not be loaded.
+    """
+    pipe = load_pipeline(task, pinned, parameters, **loading)
+    return Runner(Steps(pipe, task, parameters, limits, seed), batching)
 
 
 def load_pipeline(

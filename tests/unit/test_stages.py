@@ -13,9 +13,8 @@ from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE
 from ray_pipelines.config import BatchConfig, MediaLimits
 from ray_pipelines.engine.hub import resolve_model
-from ray_pipelines.engine.load import load_pipeline
+from ray_pipelines.engine.load import load_runner
 from ray_pipelines.engine.runner import Runner
-from ray_pipelines.engine.steps import Steps
 from ray_pipelines.engine.transfer import pack, unpack
 from tests.cases import CASES, Case, language
 from tests.closeness import assert_close
@@ -42,8 +41,7 @@ def test_stages_give_the_same_as_one_process(case: Case, model: Callable[[str], 
     pinned = resolve_model(spec.task.name, spec.model)
 
     def runner(weights: bool) -> Runner:
-        pipe = load_pipeline(spec.task, pinned, parameters, weights=weights)
-        return Runner(Steps(pipe, spec.task, parameters, MediaLimits()), BatchConfig(max_size=3))
+        return load_runner(spec.task, pinned, parameters, BatchConfig(max_size=3), MediaLimits(), weights=weights)
 
     without_weights = runner(weights=False)
     assert without_weights.steps.pipe.device.type == "meta"
