@@ -1208,6 +1208,8 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
             num_key_value_heads=1,
             initializer_range=1.0,
         ),
+        # Has a state instead of a mask.
+        "rwkv-lm": _text_model("RwkvForCausalLM", _gpt2_tokenizer, context_length=256, initializer_range=1.0),
         # Counts positions from the padding on the left of a prompt.
         "bart-lm": _text_model(
             "BartForCausalLM",

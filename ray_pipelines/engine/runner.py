@@ -13,8 +13,9 @@ What one bad row can do is bounded here:
   is `RowTooLarge`;
 - a batch that fails otherwise is bisected until the guilty chunk stands alone. If every chunk of it succeeds by itself,
   this model cannot be batched (no padding token, say), and from then on is not;
-- padding must not change results: the first padded batch is compared with its shortest chunk alone, and where they
-  differ (convolutions across tokens, masks that a model ignores) only chunks of equal length share a batch.
+- a batch must not change results: the first one is compared with one of its chunks alone, and where they differ (a
+  state that rows share) rows run one by one. So is the first padded batch, with its shortest chunk: where they differ
+  (convolutions across tokens, masks that a model ignores) only chunks of equal length share a batch.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Runner:
         self._budget = batching.budget
         self._padding = steps.padding
         self._padding_is_checked = False
+        self._batching_is_checked = False
 
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
         """One result or `RowError` per item, in input order.
@@ -255,24 +257,32 @@ class Runner:
         outputs = attempt("forward", lambda: self._forward_batch(chunks, self._padding))
         if isinstance(outputs, RowError):
             return outputs
-        if not self._padding_is_checked and len({num_tokens(chunk) for chunk in chunks}) > 1:
-            self._padding_is_checked = True
-            if not self._padding_is_safe(chunks, outputs):
-                self._padding = Padding({})
-                logger.warning("Padding changes this model's results; only rows of equal length share a batch.")
-                return [output for chunk in chunks for output in self._forward_or_split([chunk])]
+        if not self._is_as_alone(chunks, outputs):
+            return [output for chunk in chunks for output in self._forward_or_split([chunk])]
         self._count(chunks)
         return outputs
+
+    def _is_as_alone(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
+        """Whether the shortest chunk has the same outputs alone; asked of the first batch, and the first padded one."""
+        is_padded = len({num_tokens(chunk) for chunk in chunks}) > 1
+        if self._batching_is_checked and (self._padding_is_checked or not is_padded):
+            return True
+        shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
+        alone = attempt("forward", lambda: self.steps.forward(chunks[shortest]))
+        is_same = isinstance(alone, RowError) or _are_close(alone, outputs[shortest], self.steps.is_exact)
+        self._padding_is_checked = self._padding_is_checked or is_padded
+        self._batching_is_checked = is_same or not is_padded
+        if is_padded and not is_same:
+            self._padding = Padding({})
+            logger.warning("Padding changes this model's results; only rows of equal length share a batch.")
+        elif not is_same:
+            self._max_size = 1
+            logger.warning("A batch changes this model's results; its rows run one by one.")
+        return is_same
 
     def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
         outputs = self.steps.forward(collate(chunks, padding))
         return split_outputs(outputs, [num_tokens(chunk) for chunk in chunks], self.steps.is_sequence, padding)
-
-    def _padding_is_safe(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
-        """Whether the shortest chunk has the same outputs alone as in its padded batch."""
-        shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
-        alone = attempt("forward", lambda: self.steps.forward(chunks[shortest]))
-        return isinstance(alone, RowError) or _are_close(alone, outputs[shortest])
 
     def _count(self, chunks: Sequence[Any]) -> None:
         costs = [cost(chunk) for chunk in chunks]
@@ -284,13 +294,25 @@ class Runner:
 _END = object()
 
 
-def _are_close(alone: Any, batched: Any) -> bool:
+def _are_close(alone: Any, batched: Any, are_ids_exact: bool) -> bool:
+    """Whether two outputs of one chunk are equal but for rounding.
+
+    Args:
+        alone: The outputs of the chunk by itself.
+        batched: Its outputs in a batch.
+        are_ids_exact: Whether integers must be equal: tokens that are generated in half precision follow its rounding.
+    """
     for name, value in alone.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            if batched[name].shape != value.shape:
-                return False
+        if not isinstance(value, torch.Tensor) or not isinstance(batched[name], torch.Tensor):
+            continue
+        other = batched[name]
+        if value.is_floating_point():
             tolerance = FLOAT_TOLERANCE if value.dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
-            scale = 1.0 + float(value.abs().max()) if value.numel() else 1.0
-            if not torch.allclose(batched[name].float(), value.float(), rtol=0, atol=tolerance * scale, equal_nan=True):
+            atol = tolerance * (1.0 + float(value.abs().max()) if value.numel() else 1.0)
+            if other.shape != value.shape or not torch.allclose(
+                other.float(), value.float(), rtol=0, atol=atol, equal_nan=True
+            ):
                 return False
+        elif are_ids_exact and not torch.equal(other, value):
+            return False
     return True

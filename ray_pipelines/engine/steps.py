@@ -58,6 +58,7 @@ class Steps:
         self._num_embeddings = _num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
+        self.is_exact = getattr(pipe.model, "dtype", None) in (torch.float32, torch.float64)
         self._is_generic = task.result_type is None
         self._call_arguments = _required_arguments(pipe, parameters.model_dump()) if self._is_generic else {}
         self._step_parameters = (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params)

@@ -61,7 +61,7 @@ def _generation(name: str, model: str, **parameters: Any) -> Case:
 
 
 TEXT_GENERATION = [
-    *(_generation(model, model) for model in ("gpt2-lm", "gpt2-lm-no-pad", "llama-chat", "bart-lm")),
+    *(_generation(model, model) for model in ("gpt2-lm", "gpt2-lm-no-pad", "llama-chat", "bart-lm", "rwkv-lm")),
     _generation("generate-beams", "llama-chat", num_beams=3, num_return_sequences=2),
     _generation("generate-new-text", "llama-chat", return_full_text=False, eos_token_id=END_TOKENS),
     _generation("generate-tokens", "gpt2-lm", return_tensors=True, stop_sequence=["e", " t"]),

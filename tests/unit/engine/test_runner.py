@@ -33,6 +33,7 @@ class FakeSteps:
         capacity: Tokens that the device holds; a larger batch is out of memory.
         guilty: Numbers whose forward fails, whatever they share it with.
         leaks: Padding changes the outputs.
+        mixes: A batch changes the outputs, whether it is padded or not.
         max_batch: A larger batch fails with an error of another kind.
         fatal: Numbers that destroy the device.
     """
@@ -41,6 +42,7 @@ class FakeSteps:
     pipe = Pipe()
     padding = Padding({"input_ids": 0, "attention_mask": 0})
     is_random = False
+    is_exact = True
 
     def __init__(
         self,
@@ -49,7 +51,9 @@ class FakeSteps:
         leaks: bool = False,
         max_batch: int = 10**9,
         fatal: Sequence[int] = (),
+        mixes: bool = False,
     ) -> None:
+        self.mixes = mixes
         self.capacity, self.guilty, self.leaks, self.max_batch, self.fatal = capacity, guilty, leaks, max_batch, fatal
         self.batches: list[list[int]] = []
 
@@ -73,7 +77,8 @@ class FakeSteps:
         if len(numbers) > self.max_batch:
             raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
         doubled = 2.0 * ids.max(dim=1, keepdim=True).values
-        return {"logits": doubled + (0.5 * ids.shape[1] if self.leaks else 0)}
+        doubled = doubled + (0.5 * ids.shape[1] if self.leaks else 0) + (len(numbers) - 1 if self.mixes else 0)
+        return {"logits": doubled if ids.shape[1] % 2 else doubled.long()}
 
     def postprocess(self, outputs: Sequence[dict[str, Any]]) -> list[float]:
         return [float(output["logits"]) for output in outputs]
@@ -125,7 +130,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
     assert run(steps, items, max_size=32, window_rows=32) == doubled(items)
     too_large = [batch for batch in steps.batches if len(batch) * 10 > 40]
     assert [len(batch) for batch in too_large] == [32, 16, 8]
-    assert all(len(batch) == 4 for batch in steps.batches[3:])
+    assert [len(batch) for batch in steps.batches[3:]] == [4, 1, *[4] * 15]
 
 
 def test_row_that_does_not_fit_by_itself_is_a_dead_letter() -> None:
@@ -147,6 +152,21 @@ def test_padding_that_changes_results_is_noticed_and_given_up() -> None:
     steps = FakeSteps(leaks=True)
     assert run(steps, items, max_size=8, window_rows=3) == alone
     assert [3, 9] not in [sorted(set(batch)) for batch in steps.batches[4:]]
+
+
+@pytest.mark.parametrize("numbers", [(3, 3, 3, 5), (4, 4, 4, 4), (3, 5, 5, 3)])
+def test_batch_that_changes_results_is_noticed_and_rows_run_one_by_one(numbers: Sequence[int]) -> None:
+    items = [[number] for number in numbers] * 3
+    steps = FakeSteps(mixes=True)
+    assert run(steps, items, max_size=8, window_rows=4) == doubled(items)
+    assert all(len(batch) == 1 for batch in steps.batches[-4:])
+
+
+def test_only_the_first_batch_and_the_first_padded_one_are_compared() -> None:
+    steps = FakeSteps()
+    items = [[3], [3], [5], [5], [3], [5], [3], [5]]
+    assert run(steps, items, max_size=2, window_rows=2) == doubled(items)
+    assert [sorted(batch) for batch in steps.batches] == [[3, 3], [3], [5, 5], [3, 5], [3], [3, 5]]
 
 
 def test_chunk_that_fails_makes_its_row_one_error_and_leaves_no_trace() -> None:
