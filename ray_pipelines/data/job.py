@@ -115,7 +115,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     rows, num_rows = read_dataset(source, job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
     setup = spec.worker_setup(source.inputs, plan, rows, prediction_type)
-    setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns)
+    setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
     provenance = _provenance(job, setup)
     output = Output.of(job.write)
     output.start(provenance["run_id"])
@@ -131,7 +131,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
-    progress = Progress(num_rows_expected=num_rows, plan=plan.describe())
+    progress = Progress(num_rows_expected=num_rows, plan=plan.describe(), num_workers=plan.min_workers)
     _follow(blocks, progress, job, start_s, on_progress or (lambda progress: None))
     report = RunReport.of(progress, provenance, time.perf_counter() - start_s)
     output.write_json(REPORT, report.as_dict())

@@ -7,6 +7,7 @@ the unit of work and of output: one large file is spread over all workers, many 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ import pyarrow as pa
 
 from ray_pipelines import tasks
 from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
+from ray_pipelines.data.counting import add_counters
 from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import Unit, read_unit, sample_schema, units_of_file
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.validation import did_you_mean
 
@@ -146,4 +149,7 @@ def _read_units(
     units: Sequence[Unit], read_format: ReadFormat, schema: pa.Schema, rows_per_table: int
 ) -> Iterator[pa.Table]:
     for unit in units:
-        yield from read_unit(unit, read_format, schema, rows_per_table)
+        start_s = time.perf_counter()
+        for table in read_unit(unit, read_format, schema, rows_per_table):
+            yield add_counters(table, Counters(read_s=time.perf_counter() - start_s))
+            start_s = time.perf_counter()

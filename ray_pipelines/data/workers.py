@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ import pyarrow as pa
 from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
 from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.data.counting import WorkerClock, add_counters
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
 from ray_pipelines.errors import RowError, attempt
 
@@ -54,6 +57,7 @@ class WorkerSetup:
         inputs: Field of the task: column.
         constants: Field of the task: its value in all rows.
         results_as_they_come: Leave the pipeline's results as they are, rather than in the shape of the task.
+        is_counted: Add what each table has cost as a column (`data/counting.py`).
         dropped_columns: Columns that nobody needs once the model inputs are made, such as a picture's bytes.
         output_column: Name of the column of results.
         result_type: Arrow type of one result.
@@ -80,6 +84,7 @@ class WorkerSetup:
     num_threads: int
     results_as_they_come: bool = False
     dropped_columns: tuple[str, ...] = ()
+    is_counted: bool = False
 
     def load(self, *, weights: bool = True) -> Runner:
         """The runner of this setup, on this process's device."""
@@ -120,13 +125,18 @@ class PipelineWorker:
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
+        start_s = time.perf_counter()
         self.setup = setup
         self.runner = setup.load()
+        self._clock = WorkerClock(start_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with its predictions and errors."""
-        items = items_of_table(table, self.setup, self.runner)
-        return with_results(table, exit_if_device_lost(lambda: list(self.runner.run(items))), self.setup)
+        before = self.runner.counters.copy()
+        with self._clock.working(self.runner.counters):
+            items = items_of_table(table, self.setup, self.runner)
+            output = with_results(table, exit_if_device_lost(lambda: list(self.runner.run(items))), self.setup)
+        return _counted(output, self.runner.counters.since(before), self.setup)
 
 
 class TypeSampler(PipelineWorker):
@@ -159,11 +169,13 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     from ray_pipelines.engine.transfer import pack
 
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    before = runner.counters.copy()
     packed: list[Any] = []
     for item in items_of_table(table, setup, runner):
         chunks = runner.preprocess(item)
         packed.append(chunks if isinstance(chunks, RowError) else attempt("preprocess", _packer(pack, chunks)))
-    return _with_tensors(table.drop_columns(list(setup.dropped_columns)), packed)
+    output = _with_tensors(table.drop_columns(list(setup.dropped_columns)), packed)
+    return _counted(output, runner.counters.since(before), setup)
 
 
 class ForwardWorker:
@@ -174,22 +186,30 @@ class ForwardWorker:
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
+        start_s = time.perf_counter()
+        self.setup = setup
         self.runner = setup.load()
+        self._clock = WorkerClock(start_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with model outputs in place of model inputs."""
         from ray_pipelines.engine.transfer import pack
 
-        outputs = exit_if_device_lost(lambda: list(self.runner.outputs(_chunks_of_table(table))))
-        packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
-        return _with_tensors(table, packed)
+        before = self.runner.counters.copy()
+        with self._clock.working(self.runner.counters):
+            outputs = exit_if_device_lost(lambda: list(self.runner.outputs(_chunks_of_table(table))))
+            packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
+            output = _with_tensors(table, packed)
+        return _counted(output, self.runner.counters.since(before), self.setup)
 
 
 def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The last CPU stage: the table with predictions and errors in place of model outputs."""
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    before = runner.counters.copy()
     results = [runner.postprocess(outputs) for outputs in _chunks_of_table(table)]
-    return with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
+    output = with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
+    return _counted(output, runner.counters.since(before), setup)
 
 
 def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner) -> Iterator[Any]:
@@ -231,6 +251,10 @@ def exit_if_device_lost(function: Any) -> Any:
         logging.getLogger(__name__).error("The device is lost, the worker starts anew: %s", error)
         logging.shutdown()
         os._exit(1)
+
+
+def _counted(table: pa.Table, counters: Counters, setup: WorkerSetup) -> pa.Table:
+    return add_counters(table, counters) if setup.is_counted else table
 
 
 def _packer(pack: Any, chunks: Any) -> Any:

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_pipelines.config import Job, WriteConfig
+from ray_pipelines.data.counting import counters_of
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.workers import ERROR_COLUMN
 
@@ -44,7 +45,7 @@ BLOCK_STATS = pa.schema(
         ("results_file", pa.string()),
         ("dead_letters_file", pa.string()),
         ("errors", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
-        ("write_s", pa.float64()),
+        ("counters", pa.string()),
     ]
 )
 """What `write_block` says of one block."""
@@ -160,13 +161,15 @@ def write_block(table: pa.Table, output: Output, job: Job, kept_columns: tuple[s
     if errors.num_rows:
         letters = dead_letters(errors, kept_columns).replace_schema_metadata(metadata)
         files[DEAD_LETTERS] = output.write_table(letters, DEAD_LETTERS, name)
+    counters = counters_of(table)
+    counters.write_s += time.perf_counter() - start_s
     stats = {
         "num_rows": table.num_rows,
         "num_errors": errors.num_rows,
         "results_file": files[RESULTS],
         "dead_letters_file": files[DEAD_LETTERS],
         "errors": [{"reason": reason, "count": count} for reason, count in reasons(errors).most_common()],
-        "write_s": time.perf_counter() - start_s,
+        "counters": counters.to_json(),
     }
     return pa.Table.from_pylist([stats], schema=BLOCK_STATS)
 

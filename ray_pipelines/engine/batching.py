@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from transformers.utils import ModelOutput
 
-__all__ = ["Padding", "collate", "cost", "num_tokens", "padding_of", "plan_batches", "signature", "split_outputs"]
+__all__ = [
+    "Padding",
+    "collate",
+    "cost",
+    "cost_unit",
+    "num_tokens",
+    "padding_of",
+    "plan_batches",
+    "signature",
+    "split_outputs",
+]
 
 PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
@@ -75,6 +85,16 @@ def cost(inputs: Mapping[str, Any]) -> int:
     if length is not None:
         return length
     return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
+
+
+def cost_unit(inputs: Mapping[str, Any]) -> str:
+    """What `cost` counts.
+
+    >>> cost_unit({"input_ids": torch.ones(1, 3)})
+    'tokens'
+    """
+    units = {"input_ids": "tokens", "input_values": "samples", "input_features": "frames", "pixel_values": "pixels"}
+    return next((unit for key, unit in units.items() if isinstance(inputs.get(key), torch.Tensor)), "values")
 
 
 def signature(inputs: Mapping[str, Any], padding: Padding) -> Hashable:

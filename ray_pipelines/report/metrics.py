@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_pipelines.engine.counters import Counters
+from ray_pipelines.report.figures import Figures
+
 __all__ = ["Progress", "RunReport"]
 
 
@@ -17,6 +20,8 @@ class Progress:
     Attributes:
         num_rows_expected: Rows of the input, where the files tell.
         plan: The workers, in one line.
+        num_workers: Workers that run at the same time.
+        counters: What the written rows have cost.
         num_rows: Rows that are written, dead letters included.
         num_errors: Dead letters.
         num_blocks: Blocks that are written.
@@ -28,6 +33,8 @@ class Progress:
 
     num_rows_expected: int | None
     plan: str
+    num_workers: int = 1
+    counters: Counters = field(default_factory=Counters)
     num_rows: int = 0
     num_errors: int = 0
     num_blocks: int = 0
@@ -44,6 +51,7 @@ class Progress:
         self.num_errors += block["num_errors"]
         self.num_blocks += 1
         self.elapsed_s = elapsed_s
+        self.counters.add(Counters.from_json(block["counters"]))
         if self.num_blocks == 1:
             self.first_block_s, self.first_block_rows = elapsed_s, self.num_rows
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
@@ -60,6 +68,11 @@ class Progress:
             return (self.num_rows - self.first_block_rows) / seconds
         return self.num_rows / self.elapsed_s if self.elapsed_s else 0.0
 
+    @property
+    def figures(self) -> Figures:
+        """What the run's time has gone to so far."""
+        return Figures.of(self.counters, self.rows_per_s, self.num_workers)
+
 
 @dataclass(frozen=True)
 class RunReport:
@@ -75,6 +88,7 @@ class RunReport:
         startup_s: Seconds until the first block was written.
         rows_per_s: Rows per second after that.
         plan: The workers, in one line.
+        figures: What the time went to, and what to change next.
         results_files, dead_letters_files: The files, below the output's folder.
     """
 
@@ -87,6 +101,7 @@ class RunReport:
     startup_s: float
     rows_per_s: float
     plan: str
+    figures: Figures
     results_files: tuple[str, ...]
     dead_letters_files: tuple[str, ...]
 
@@ -103,6 +118,7 @@ class RunReport:
             startup_s=progress.first_block_s,
             rows_per_s=progress.rows_per_s,
             plan=progress.plan,
+            figures=progress.figures,
             results_files=tuple(sorted(progress.results_files)),
             dead_letters_files=tuple(sorted(progress.dead_letters_files)),
         )
@@ -125,4 +141,5 @@ class RunReport:
             "startup_s": round(self.startup_s, 3),
             "rows_per_s": round(self.rows_per_s, 2),
             "workers": self.plan,
+            "figures": self.figures.as_dict(),
         }

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.metrics import Progress, RunReport
 
 __all__ = ["filtered_stderr", "live_progress", "prediction_table", "summary_table"]
@@ -123,9 +124,33 @@ def summary_table(report: RunReport, path: str) -> Table:
             table.add_row("", f"{count:,} x {reason}")
     table.add_row("speed", f"{report.rows_per_s:,.0f} rows/s after {report.startup_s:.1f} s of start-up")
     table.add_row("time", f"{report.elapsed_s:.1f} s")
+    for name, text in _figure_rows(report.figures):
+        table.add_row(name, text)
     table.add_row("workers", report.plan)
     table.add_row("run", str(report.provenance["run_id"]))
     return table
+
+
+def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
+    """What the time went to, in a few lines."""
+    if not figures.forwards:
+        return []
+    inputs = f"{figures.cost_per_s:,.0f} {figures.cost_unit}/s, {figures.padding:.1%} padding"
+    batches = f"{figures.chunks_per_forward:,.1f} per forward"
+    if figures.budget:
+        batches += f", at most {figures.budget:,} {figures.cost_unit}"
+    rows = [("inputs", inputs), ("batches", batches)]
+    found = {
+        "cut at the maximum length": figures.truncated_rows,
+        "batches halved, out of memory": figures.out_of_memory_splits,
+        "forwards to find rows that fail": figures.extra_forwards,
+    }
+    rows += [("", f"{count:,} {what}") for what, count in found.items() if count]
+    shares = sorted(figures.step_shares.items(), key=lambda share: -share[1])
+    rows.append(("time in", ", ".join(f"{step} {share:.0%}" for step, share in shares if share >= 0.005)))
+    rows.append(("device", f"busy {figures.device_busy:.0%} of the time, {figures.device}, {figures.dtype}"))
+    rows.append(("next", figures.advice))
+    return rows
 
 
 def prediction_table(rows: list[dict[str, Any]], title: str = "the first predictions") -> Table:

@@ -24,6 +24,7 @@ class Task:
 
 class Pipe:
     device = torch.device("cpu")
+    dtype = torch.float32
 
 
 class FakeSteps:

@@ -1,0 +1,119 @@
+"""What the steps of a run have cost: counted where the work is done, added up where the run is followed.
+
+Counters travel from workers to the driver beside the rows (`COUNTERS_COLUMN`): a table's first row holds the counts of
+that table. A block that Ray computes twice is written once, and so is counted once; what the lost attempt cost is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Counters"]
+
+
+@dataclass
+class Counters:
+    """Counts and seconds, which add up; and the state of the batches, of which the latest holds.
+
+    Attributes:
+        num_forwards: Forwards, also those that failed.
+        num_chunks: Chunks that went through one.
+        cost: Cost of these chunks, in `cost_unit`.
+        padded_cost: The same with padding.
+        num_out_of_memory: Batches that did not fit.
+        num_failed_batches: Batches of two or more that failed for another reason, and were searched for the guilty row.
+        num_extra_forwards: Forwards that this search has cost.
+        num_truncated: Rows that were cut at the model's or the job's maximum length.
+        num_generated: Tokens that were generated.
+        audio_s: Seconds of audio among the inputs.
+        read_s, decode_s, preprocess_s, forward_s, postprocess_s, write_s: Seconds in each step; steps that overlap
+            count both.
+        worker_s: Seconds in which workers had rows.
+        idle_s: Seconds in which loaded workers waited for rows.
+        startup_s: Seconds in which workers loaded.
+        cost_unit: What `cost` counts: tokens, pixels, samples, frames or values.
+        budget: Padded cost of one forward at most; 0 for no limit.
+        max_size: Chunks of one forward at most.
+        dtype: Precision of the model, as it runs.
+        device: Where it runs.
+    """
+
+    num_forwards: int = 0
+    num_chunks: int = 0
+    cost: int = 0
+    padded_cost: int = 0
+    num_out_of_memory: int = 0
+    num_failed_batches: int = 0
+    num_extra_forwards: int = 0
+    num_truncated: int = 0
+    num_generated: int = 0
+    audio_s: float = 0.0
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
+    forward_s: float = 0.0
+    postprocess_s: float = 0.0
+    write_s: float = 0.0
+    worker_s: float = 0.0
+    idle_s: float = 0.0
+    startup_s: float = 0.0
+    cost_unit: str = ""
+    budget: int = 0
+    max_size: int = 0
+    dtype: str = ""
+    device: str = ""
+
+    @classmethod
+    def sum(cls, counters: Iterable[Counters]) -> Counters:
+        """All of `counters` together.
+
+        >>> Counters.sum([Counters(cost=2, budget=512), Counters(cost=3)]).budget
+        512
+        """
+        total = cls()
+        for one in counters:
+            total.add(one)
+        return total
+
+    @classmethod
+    def from_json(cls, text: str) -> Counters:
+        """What `to_json` was called on."""
+        return cls(**json.loads(text))
+
+    def add(self, other: Counters) -> None:
+        """Adds what `other` counts, and takes over its state of the batches."""
+        for field in dataclasses.fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name not in STATE:
+                setattr(self, field.name, mine + theirs)
+            elif theirs:
+                setattr(self, field.name, theirs)
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was counted after `earlier` was copied, with the state of now."""
+        return Counters(
+            **{
+                name: value if name in STATE else value - getattr(earlier, name)
+                for name, value in dataclasses.asdict(self).items()
+            }
+        )
+
+    def copy(self) -> Counters:
+        """The counters as they are now."""
+        return dataclasses.replace(self)
+
+    def to_json(self) -> str:
+        """The counters that are not zero, as one line of JSON."""
+        return json.dumps({name: value for name, value in dataclasses.asdict(self).items() if value})
+
+    @property
+    def step_seconds(self) -> Mapping[str, float]:
+        """Step: seconds."""
+        steps = ("read", "decode", "preprocess", "forward", "postprocess", "write")
+        return {step: getattr(self, f"{step}_s") for step in steps}
+
+
+STATE = ("cost_unit", "budget", "max_size", "dtype", "device")
