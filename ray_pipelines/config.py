@@ -131,6 +131,13 @@ class WorkersConfig(_Config):
         description="fused: a worker does all of a row; split: CPU tasks preprocess and postprocess, workers only "
         "forward. auto splits where a GPU worker is fed with images, audio or video.",
     )
+    timeout_s: float | None = Field(
+        1200,
+        gt=0,
+        description="Seconds that one step (decoding or preprocessing a row, one forward of a batch) may take; a row "
+        "that takes longer by itself is a dead letter. null for no limit, but Ray Data gives up after 30 minutes "
+        "without progress.",
+    )
     autoscaling: bool = Field(
         False, description="The cluster grows on demand: start even if it cannot hold the workers yet."
     )

@@ -31,9 +31,11 @@ __all__ = [
     "RayPipelinesError",
     "ResourceError",
     "RowError",
+    "RowTimeout",
     "RowTooLarge",
     "Stage",
     "TooManyErrors",
+    "WorkerKilled",
     "attempt",
 ]
 
@@ -92,6 +94,26 @@ class MediaError(InvalidRow):
 
 class RowTooLarge(InvalidRow):
     """A row is larger than the model or the device can take."""
+
+
+class RowTimeout(InvalidRow):
+    """A row, or the batch it shares a forward with, takes longer than it may."""
+
+    @classmethod
+    def after(cls, timeout_s: float | None) -> RowTimeout:
+        """The error that names the limit."""
+        limit = "the limit" if timeout_s is None else f"{timeout_s:g} s"
+        return cls(f"row: takes longer than {limit} in this step (workers.timeout_s).")
+
+
+class WorkerKilled(InvalidRow):
+    """A row ended its worker's process, and did so again when it was tried by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "row: ends its worker's process each time it is tried (a crash of native code, or more memory than the "
+            "machine has)."
+        )
 
 
 class RowError(RayPipelinesError):

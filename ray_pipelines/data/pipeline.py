@@ -232,6 +232,7 @@ class PipelineSpec:
             seed=self.seed,
             device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
             num_threads=plan.num_threads,
+            timeout_s=self.workers.timeout_s,
             results_as_they_come=prediction_type is not None or task.result_type is None,
         )
         if known_type is None:

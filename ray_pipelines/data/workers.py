@@ -2,7 +2,8 @@
 
 Each is 1:1 and deterministic in row order: Ray replays a killed actor's work and counts what came before. Rows that
 fail have a null prediction and an `error`; the process ends only if its device is lost (`os._exit`: `sys.exit` would
-hang Ray), and Ray starts another.
+hang Ray) or a row never comes back (`watchdog.py`), and Ray starts another, which knows from the notes of the first
+(`journal.py`) which rows to be careful with.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
 from ray_pipelines.config import BatchConfig, MediaLimits
 from ray_pipelines.data.counting import WorkerClock, add_counters
+from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
 from ray_pipelines.errors import RowError, attempt
@@ -66,6 +69,7 @@ class WorkerSetup:
         seed: With a row's content, the seed of that row.
         device: Torch device, or None to let transformers choose.
         num_threads: Torch threads.
+        timeout_s: Seconds that a step may take; None for no limit.
     """
 
     task_name: str
@@ -85,6 +89,11 @@ class WorkerSetup:
     results_as_they_come: bool = False
     dropped_columns: tuple[str, ...] = ()
     is_counted: bool = False
+    timeout_s: float | None = None
+
+    def known_by(self, table: pa.Table) -> pa.Table:
+        """The columns of the input that a batch is known by, should its worker die over it."""
+        return table.select(sorted(set(self.inputs.values()))) if self.inputs else table
 
     def load(self, *, weights: bool = True) -> Runner:
         """The runner of this setup, on this process's device."""
@@ -106,7 +115,9 @@ class WorkerSetup:
 
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         loading = {"device": self.device, "weights": weights, "offline": True}
-        return load_runner(task, model, parameters, self.batch, self.limits, self.seed, **loading)
+        runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, **loading)
+        runner.watch = Watchdog(self.timeout_s)
+        return runner
 
 
 def _prepare_process() -> None:
@@ -134,9 +145,14 @@ class PipelineWorker:
         """The table with its predictions and errors."""
         before = self.runner.counters.copy()
         with self._clock.working(self.runner.counters):
-            items = items_of_table(table, self.setup, self.runner)
-            output = with_results(table, exit_if_device_lost(lambda: list(self.runner.run(items))), self.setup)
+            output = with_results(table, self._results(table), self.setup)
         return _counted(output, self.runner.counters.since(before), self.setup)
+
+    def _results(self, table: pa.Table) -> list[Any]:
+        def run(rows: Sequence[int]) -> Iterator[Any]:
+            return self.runner.run(items_of_table(table, self.setup, self.runner, rows))
+
+        return results_of_rows(self.runner, self.setup.known_by(table), "fused", run)
 
 
 class TypeSampler(PipelineWorker):
@@ -146,7 +162,7 @@ class TypeSampler(PipelineWorker):
         """The serialised schema of the results of `table`, or a reason."""
         from ray_pipelines.engine.plain import type_of_sample
 
-        rows = list(self.runner.run(items_of_table(table, self.setup, self.runner)))
+        rows = self._results(table)
         results = [row for row in rows if not isinstance(row, RowError)]
         found = attempt("postprocess", lambda: type_of_sample(results)) if results else (rows or [None])[0]
         schema = None if found is None or isinstance(found, RowError) else pa.schema([("result", found)]).serialize()
@@ -170,10 +186,13 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
 
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
     before = runner.counters.copy()
-    packed: list[Any] = []
-    for item in items_of_table(table, setup, runner):
-        chunks = runner.preprocess(item)
-        packed.append(chunks if isinstance(chunks, RowError) else attempt("preprocess", _packer(pack, chunks)))
+
+    def run(rows: Sequence[int]) -> Iterator[Any]:
+        for place, item in enumerate(items_of_table(table, setup, runner, rows)):
+            chunks = runner.preprocess(item, place)
+            yield chunks if isinstance(chunks, RowError) else attempt("preprocess", _packer(pack, chunks))
+
+    packed = results_of_rows(runner, setup.known_by(table), "preprocess", run)
     output = _with_tensors(table.drop_columns(list(setup.dropped_columns)), packed)
     return _counted(output, runner.counters.since(before), setup)
 
@@ -197,7 +216,12 @@ class ForwardWorker:
 
         before = self.runner.counters.copy()
         with self._clock.working(self.runner.counters):
-            outputs = exit_if_device_lost(lambda: list(self.runner.outputs(_chunks_of_table(table))))
+            outputs = results_of_rows(
+                self.runner,
+                table.select([TENSORS_COLUMN]),
+                "forward",
+                lambda rows: self.runner.outputs(_chunks_of_table(table, rows)),
+            )
             packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
             output = _with_tensors(table, packed)
         return _counted(output, self.runner.counters.since(before), self.setup)
@@ -207,16 +231,21 @@ def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The last CPU stage: the table with predictions and errors in place of model outputs."""
     runner = _runner_without_weights(setup.task_name, _Hidden(setup))
     before = runner.counters.copy()
-    results = [runner.postprocess(outputs) for outputs in _chunks_of_table(table)]
+
+    def run(rows: Sequence[int]) -> Iterator[Any]:
+        for place, outputs in enumerate(_chunks_of_table(table, rows)):
+            yield runner.postprocess(outputs, place)
+
+    results = results_of_rows(runner, table.select([TENSORS_COLUMN]), "postprocess", run)
     output = with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
     return _counted(output, runner.counters.since(before), setup)
 
 
-def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner) -> Iterator[Any]:
-    """What the pipeline takes of each row, or the row's error; decoded one at a time, as the runner asks for them."""
+def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Sequence[int]) -> Iterator[Any]:
+    """What the pipeline takes of each of `rows`, or its error; decoded one at a time, as the runner asks for them."""
     read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
     columns = {name: table[column] for name, column in setup.inputs.items()}
-    for row in range(table.num_rows):
+    for place, row in enumerate(rows):
         if read_errors is not None and read_errors[row].is_valid:
             yield RowError(**read_errors[row].as_py())
             continue
@@ -224,7 +253,8 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner) -> Itera
         if runner.steps.task.result_type is None and len(fields) == 1:
             yield next(iter(fields.values()))
         else:
-            yield runner.steps.item_of_fields(fields)
+            decode = partial(runner.steps.item_of_fields, fields)
+            yield attempt("decode", partial(runner.watch.run, "decode", [place], decode))
 
 
 def _value(scalar: Any) -> Any:
@@ -241,13 +271,24 @@ def with_results(table: pa.Table, results: list[Any], setup: WorkerSetup) -> pa.
     return set_column(table, ERROR_COLUMN, errors_to_arrow(errors))
 
 
-def exit_if_device_lost(function: Any) -> Any:
-    """The result of `function()`; if it lost the device, this process ends at once, and Ray starts another."""
+def results_of_rows(
+    runner: Runner, table: pa.Table, stage: str, run: Callable[[Sequence[int]], Iterable[Any]]
+) -> list[Any]:
+    """What `run` gives of each row, or the row's error; if the device is lost, this process ends at once.
+
+    Args:
+        runner: A loaded one.
+        table: The columns that the rows are known by.
+        stage: Name of the stage.
+        run: Gives the results of some rows, in order.
+    """
     from ray_pipelines.engine.memory import DeviceLost
 
+    assert isinstance(runner.watch, Watchdog)
     try:
-        return function()
+        return runner.watch.results(table, stage, run)
     except DeviceLost as error:
+        runner.watch.blame_last()
         logging.getLogger(__name__).error("The device is lost, the worker starts anew: %s", error)
         logging.shutdown()
         os._exit(1)
@@ -268,14 +309,15 @@ def _with_tensors(table: pa.Table, packed: list[Any]) -> pa.Table:
     return set_column(table, READ_ERROR_COLUMN, errors_to_arrow(errors))
 
 
-def _chunks_of_table(table: pa.Table) -> Iterator[Any]:
+def _chunks_of_table(table: pa.Table, rows: Sequence[int]) -> Iterator[Any]:
     from ray_pipelines.engine.transfer import unpack
 
-    for tensors, error in zip(table[TENSORS_COLUMN], table[READ_ERROR_COLUMN], strict=True):
-        if error.is_valid:
-            yield RowError(**error.as_py())
+    tensors, errors = table[TENSORS_COLUMN], table[READ_ERROR_COLUMN]
+    for row in rows:
+        if errors[row].is_valid:
+            yield RowError(**errors[row].as_py())
         else:
-            yield [unpack(chunk) for chunk in tensors.as_py()]
+            yield [unpack(chunk) for chunk in tensors[row].as_py()]
 
 
 class _Hidden:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -44,7 +44,8 @@ from ray_pipelines.engine.batching import (
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.memory import free_memory, is_out_of_memory, raise_if_device_lost
 from ray_pipelines.engine.steps import Steps
-from ray_pipelines.errors import RowError, RowTooLarge, attempt
+from ray_pipelines.engine.watch import Watch
+from ray_pipelines.errors import RowError, RowTimeout, RowTooLarge, attempt
 
 __all__ = ["Runner"]
 
@@ -58,8 +59,9 @@ HALF_TOLERANCE = 5e-2
 
 @dataclass
 class _Item:
-    """An item on its way: the outputs of its chunks so far, or its error."""
+    """An item on its way: its place among the items, and the outputs of its chunks so far, or its error."""
 
+    row: int = 0
     outputs: list[Any] = field(default_factory=list)
     num_missing: int = 0
     is_complete: bool = False
@@ -72,7 +74,12 @@ class Runner:
     Args:
         steps: The hosted pipeline's steps.
         batching: How chunks share a forward.
+
+    Attributes:
+        watch: Is told of each step before it is taken.
     """
+
+    watch = Watch()
 
     def __init__(self, steps: Steps, batching: BatchConfig) -> None:
         self.steps = steps
@@ -84,6 +91,7 @@ class Runner:
         self._padding = steps.padding
         self._padding_is_checked = False
         self._batching_is_checked = False
+        self._rows: dict[int, int] = {}
 
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
         """One result or `RowError` per item, in input order.
@@ -91,21 +99,22 @@ class Runner:
         Args:
             items: What `Steps.preprocess` takes; a `RowError` among them is handed on.
         """
-        return self._stream(items, self._postprocess)
+        return self._stream(items, lambda state: self._postprocess(state.outputs, state.row))
 
     def outputs(self, items: Iterable[Sequence[Any] | RowError]) -> Iterator[Any]:
         """The model outputs of the chunks of each item, or its `RowError`, in input order: the forward step alone."""
-        return self._stream(items, list, explode=iter)
+        return self._stream(items, lambda state: state.outputs, explode=iter)
 
-    def preprocess(self, item: Any) -> list[Any] | RowError:
-        """All chunks of one item, or its `RowError`: the first step alone."""
+    def preprocess(self, item: Any, row: int = 0) -> list[Any] | RowError:
+        """All chunks of one item, or its `RowError`: the first step alone; `row` is its place among the items."""
         if isinstance(item, RowError):
             return item
-        return attempt("preprocess", lambda: list(self.steps.preprocess(item)))
+        step = partial(self.watch.run, "preprocess", [row], lambda: list(self.steps.preprocess(item)))
+        return attempt("preprocess", step)
 
-    def postprocess(self, outputs: Sequence[Any] | RowError) -> Any:
-        """The result of one item, or its `RowError`: the last step alone."""
-        return outputs if isinstance(outputs, RowError) else self._postprocess(outputs)
+    def postprocess(self, outputs: Sequence[Any] | RowError, row: int = 0) -> Any:
+        """The result of one item, or its `RowError`: the last step alone; `row` is its place among the items."""
+        return outputs if isinstance(outputs, RowError) else self._postprocess(outputs, row)
 
     # --- items and their chunks
 
@@ -113,8 +122,8 @@ class Runner:
         explode = explode or self.steps.preprocess
         waiting: deque[_Item] = deque()
         window: list[tuple[_Item, Any]] = []
-        for item in self._timed(items):
-            state = _Item()
+        for row, item in enumerate(self._timed(items)):
+            state = _Item(row)
             waiting.append(state)
             if isinstance(item, RowError):
                 state.error = item
@@ -149,10 +158,16 @@ class Runner:
         if isinstance(chunks, RowError):
             state.error = chunks
             return
+        step = partial(self.watch.run, "preprocess", [state.row], partial(next, chunks, _END))
+        total_s = 0.0
         while True:
             start_s = time.perf_counter()
-            chunk = attempt("preprocess", partial(next, chunks, _END))
-            self.counters.preprocess_s += time.perf_counter() - start_s
+            chunk = attempt("preprocess", step)
+            passed_s = time.perf_counter() - start_s
+            self.counters.preprocess_s += passed_s
+            total_s += passed_s
+            if self.watch.timeout_s is not None and total_s > self.watch.timeout_s and not isinstance(chunk, RowError):
+                chunk = RowError.from_exception("preprocess", RowTimeout.after(self.watch.timeout_s))
             if chunk is _END:
                 return
             if isinstance(chunk, RowError):
@@ -164,6 +179,7 @@ class Runner:
         """Forward the chunks of the window and hand the outputs to their items."""
         entries = [(state, index, chunk) for state, (index, chunk) in window if state.error is None]
         window.clear()
+        self._rows = {id(chunk): state.row for state, _, chunk in entries}
         for (state, index, _), output in zip(entries, self._forward([chunk for *_, chunk in entries]), strict=True):
             if isinstance(output, RowError):
                 state.error = state.error or output
@@ -174,11 +190,12 @@ class Runner:
     def _finished(self, waiting: deque[_Item], finish: Any) -> Iterator[Any]:
         while waiting and waiting[0].is_complete and (waiting[0].error or not waiting[0].num_missing):
             state = waiting.popleft()
-            yield state.error if state.error is not None else finish(state.outputs)
+            yield state.error if state.error is not None else finish(state)
 
-    def _postprocess(self, outputs: Sequence[Any]) -> Any:
+    def _postprocess(self, outputs: Sequence[Any], row: int) -> Any:
         start_s = time.perf_counter()
-        result = attempt("postprocess", lambda: self.steps.postprocess(outputs))
+        step = partial(self.watch.run, "postprocess", [row], lambda: self.steps.postprocess(outputs))
+        result = attempt("postprocess", step)
         self.counters.postprocess_s += time.perf_counter() - start_s
         return result
 
@@ -237,6 +254,9 @@ class Runner:
         if len(chunks) == 1:
             too_large = RowTooLarge("row: does not fit into the device's memory by itself.")
             return [RowError.from_exception("forward", too_large) if does_not_fit else made]
+        if isinstance(made.__cause__, RowTimeout):
+            # Halves would take the guilty row's time again and again.
+            return [output for chunk in chunks for output in self._forward_or_split([chunk])]
         half = (len(chunks) + 1) // 2
         if does_not_fit:
             self._max_size = min(self._max_size, half)
@@ -250,10 +270,12 @@ class Runner:
     def _forward_once(self, chunks: Sequence[Any]) -> list[Any] | RowError:
         self.counters.num_forwards += 1
         if len(chunks) == 1:
-            output = attempt("forward", lambda: self.steps.forward(chunks[0]))
+            output: Any = self._watched_forward(chunks, lambda: self.steps.forward(chunks[0]))
             self._count(chunks)
             return output if isinstance(output, RowError) else [output]
-        outputs = attempt("forward", lambda: self._forward_batch(chunks, self._padding))
+        outputs: list[Any] | RowError = self._watched_forward(
+            chunks, lambda: self._forward_batch(chunks, self._padding)
+        )
         if isinstance(outputs, RowError):
             return outputs
         if not self._is_as_alone(chunks, outputs):
@@ -267,7 +289,7 @@ class Runner:
         if self._batching_is_checked and (self._padding_is_checked or not is_padded):
             return True
         shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
-        alone = attempt("forward", lambda: self.steps.forward(chunks[shortest]))
+        alone = self._watched_forward([chunks[shortest]], lambda: self.steps.forward(chunks[shortest]))
         is_same = isinstance(alone, RowError) or _are_close(alone, outputs[shortest], self.steps.is_exact)
         self._padding_is_checked = self._padding_is_checked or is_padded
         self._batching_is_checked = is_same or not is_padded
@@ -278,6 +300,10 @@ class Runner:
             self._max_size = 1
             logger.warning("A batch changes this model's results; its rows run one by one.")
         return is_same
+
+    def _watched_forward(self, chunks: Sequence[Any], function: Callable[[], Any]) -> Any:
+        rows = sorted({self._rows[id(chunk)] for chunk in chunks})
+        return attempt("forward", partial(self.watch.run, "forward", rows, function))
 
     def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
         outputs = self.steps.forward(collate(chunks, padding))

@@ -1,0 +1,75 @@
+"""Rows that kill their worker, or hang for ever, become dead letters; their neighbours get their results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import transformers
+
+import ray_pipelines as rp
+from tests.closeness import assert_close
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+Model = Callable[[str], str]
+
+
+class DeadlyPipeline(transformers.TextClassificationPipeline):
+    """Dies or hangs at certain texts, each time that they come."""
+
+    def preprocess(self, inputs: str, **arguments: object) -> Any:
+        text, _, fate = inputs.partition("|")
+        if fate == "sleep":
+            time.sleep(1000)
+        while fate == "loop":
+            pass
+        inputs = super().preprocess(text, **arguments)
+        if fate == "kill":
+            # A first token that no other text has tells the forward.
+            inputs["input_ids"][0, 0] = 3
+        return inputs
+
+    def _forward(self, model_inputs: Mapping[str, Any], **arguments: Any) -> Any:
+        if 3 in model_inputs["input_ids"][:, 0].tolist():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._forward(model_inputs, **arguments)
+
+
+CASES = {
+    "fused": {3: ("sleep", "preprocess", "RowTimeout"), 21: ("loop", "preprocess", "RowTimeout")}
+    | {36: ("kill", "forward", "WorkerKilled")},
+    "split": {8: ("sleep", "preprocess", "RowTimeout")},
+}
+
+
+@pytest.mark.parametrize("stages", CASES)
+def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: str, model: Model) -> None:
+    import ray
+
+    deadly = CASES[stages]
+    texts = [f"row {n}" for n in range(40)]
+    folder = model("bert-classifier")
+    spec = rp.pipeline(
+        "text-classification",
+        model=folder,
+        pipeline_class=DeadlyPipeline,
+        num_cpus=1,
+        stages=stages,
+        timeout_s=1,
+        batch={"window_rows": 20, "max_size": 1},
+    )
+    fates = [text + (f"|{deadly[n][0]}" if n in deadly else "") for n, text in enumerate(texts)]
+    rows = sorted(
+        spec(ray.data.from_arrow(pa.table({"n": range(40), "text": fates}))).take_all(), key=lambda row: row["n"]
+    )
+    assert [row["n"] for row in rows] == list(range(40))
+    errors = {row["n"]: (row["error"]["stage"], row["error"]["type"]) for row in rows if row["error"]}
+    assert errors == {n: (stage, kind) for n, (_, stage, kind) in deadly.items()}
+    good = [n for n in range(40) if n not in deadly]
+    expected = rp.pipeline("text-classification", model=folder).run([texts[n] for n in good])
+    assert_close([rows[n]["prediction"] for n in good], expected)
