@@ -16,6 +16,7 @@ from ray_pipelines.errors import RowError, attempt
 
 __all__ = [
     "BOX_TYPE",
+    "CHUNK_TYPE",
     "ERROR_TYPE",
     "IMAGE_TYPE",
     "RLE_TYPE",
@@ -39,8 +40,11 @@ BOX_TYPE = pa.struct([(side, pa.int32()) for side in ("xmin", "ymin", "xmax", "y
 TENSOR_TYPE = pa.struct(
     [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())), ("data", pa.large_binary())]
 )
-TENSORS_TYPE = pa.large_list(pa.list_(TENSOR_TYPE))
-"""The chunks of one row, each a list of named tensors (see `engine/transfer.py`)."""
+CHUNK_TYPE = pa.list_(TENSOR_TYPE)
+"""One chunk: the model's inputs or its outputs as named tensors (see `engine/transfer.py`)."""
+
+TENSORS_TYPE = pa.large_list(CHUNK_TYPE)
+"""The chunks of one row."""
 
 
 def results_to_arrow(results: Sequence[Any], result_type: pa.DataType) -> tuple[pa.Array, list[RowError | None]]:

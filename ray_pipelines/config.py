@@ -33,6 +33,7 @@ __all__ = [
     "ReadConfig",
     "WorkersConfig",
     "WriteConfig",
+    "chunking_problems",
     "input_problems",
     "split_inputs",
 ]
@@ -138,6 +139,12 @@ class WorkersConfig(_Config):
         "that takes longer by itself is a dead letter. null for no limit, but Ray Data gives up after 30 minutes "
         "without progress.",
     )
+    chunking: Literal["auto", "in_worker", "groupby"] = Field(
+        "auto",
+        description="How tasks with several forwards per row run. in_worker: all chunks of a row stay with one worker; "
+        "groupby: chunks are spread over all workers and put together again by a shuffle. auto looks at the first rows "
+        "and takes groupby where several workers would wait for a few long rows.",
+    )
     autoscaling: bool = Field(
         False, description="The cluster grows on demand: start even if it cannot hold the workers yet."
     )
@@ -162,6 +169,12 @@ class BatchConfig(_Config):
         "where larger batches are slower, and no limit elsewhere.",
     )
     window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
+    window_chunks: int | None = Field(
+        None,
+        gt=0,
+        description="Chunks that a worker takes at a time where workers.chunking is groupby, of any number of rows; "
+        "unset, two forwards of max_size, fewer if they are large.",
+    )
 
 
 class ReadConfig(_Config):
@@ -252,6 +265,28 @@ def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequenc
     if inputs:
         missing = [name for name in task.required_inputs if name not in inputs]
         problems += [f"inputs.{name}: is required by {task.name}; map it to a column." for name in missing]
+    return problems
+
+
+def chunking_problems(task: tasks.Task, workers: WorkersConfig, batch: BatchConfig) -> list[str]:
+    """What is wrong with the settings of chunks for a task."""
+    problems = []
+    if workers.chunking == "groupby":
+        if task.chunked is False:
+            problems.append(
+                f"workers.chunking: expected auto; got groupby. {task.name} makes one forward of each row: there "
+                "are no chunks to spread."
+            )
+        elif not task.splittable and task.result_type is not None:
+            problems.append(
+                f"workers.chunking: expected in_worker; got groupby. {task.name} cannot be split into stages."
+            )
+        if workers.stages == "fused":
+            problems.append(
+                "workers.stages: excludes workers.chunking: groupby, which has stages of its own. Drop one."
+            )
+    if batch.window_chunks is not None and (workers.chunking == "in_worker" or task.chunked is False):
+        problems.append("batch.window_chunks: has an effect only where chunks are spread (workers.chunking: groupby).")
     return problems
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from ray_pipelines import tasks
-from ray_pipelines.config import Job, input_problems
+from ray_pipelines.config import Job, chunking_problems, input_problems
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error
@@ -65,6 +65,10 @@ def validate_job(values: Mapping[str, Any]) -> Job:
     name, parameters, inputs = values.get("task"), values.get("parameters"), values.get("inputs")
     if isinstance(name, str):
         problems += _task_problems(name, parameters or {}, inputs or {}, values.get("model"))
+    if isinstance(name, str) and job is not None:
+        has_own_pipeline = bool(job.model.pipeline_class or job.model.trust_remote_code)
+        task = tasks.get(name) if not has_own_pipeline and not problems else tasks.generic(name)
+        problems += chunking_problems(task, job.workers, job.batch)
     if problems or job is None:
         raise ConfigError(problems)
     return job

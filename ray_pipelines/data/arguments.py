@@ -45,6 +45,7 @@ def pipeline(
     num_threads: int | None = None,
     concurrency: int | tuple[int, int] | None = None,
     stages: Literal["auto", "fused", "split"] = "auto",
+    chunking: Literal["auto", "in_worker", "groupby"] = "auto",
     timeout_s: float | None = WorkersConfig.model_fields["timeout_s"].default,
     batch_size: int | None = None,
     batch: BatchConfig | Mapping[str, Any] | None = None,
@@ -70,7 +71,7 @@ def pipeline(
         model_kwargs: Further arguments of `from_pretrained()`.
         trust_remote_code: Run code that comes with the model.
         pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
-        num_gpus, num_cpus, num_threads, concurrency, stages, timeout_s: As `workers` in a job file.
+        num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         batch, limits: As in a job file.
         seed: With a row's content, the seed of that row where the task draws random numbers.
@@ -125,11 +126,15 @@ def pipeline(
     problems: list[str] = []
     if batch_size is not None:
         batch = {**_as_dict(batch), "max_size": batch_size}
-    workers = {"num_gpus": num_gpus or 0, "num_cpus": num_cpus, "num_threads": num_threads, "concurrency": concurrency}
+    workers: dict[str, Any] = {
+        "num_gpus": num_gpus or 0,
+        "num_cpus": num_cpus,
+        "num_threads": num_threads,
+        "concurrency": concurrency,
+    }
     model_config = _validated(ModelConfig, values, "model", problems)
-    workers_config = _validated(
-        WorkersConfig, {**workers, "stages": stages, "timeout_s": timeout_s}, "workers", problems
-    )
+    workers |= {"stages": stages, "chunking": chunking, "timeout_s": timeout_s}
+    workers_config = _validated(WorkersConfig, workers, "workers", problems)
     batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
     limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
     if task is None and not problems:

@@ -106,16 +106,19 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     """
     source = check_job(job)
     start_ray()
+    from ray_pipelines.data.chunking import plan_chunks
     from ray_pipelines.data.resources import cluster_nodes, plan_workers
     from ray_pipelines.data.stages import apply_stages
 
     start_s = time.perf_counter()
     spec = spec_of_job(job)
-    plan = plan_workers(job.workers, spec.task, cluster_nodes())
+    nodes = cluster_nodes()
+    plan = plan_workers(job.workers, spec.planned_task(), nodes)
     rows, num_rows = read_dataset(source, job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
     setup = spec.worker_setup(source.inputs, plan, rows, prediction_type)
     setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
+    plan = plan_chunks(rows, setup, plan, nodes, num_rows)
     provenance = _provenance(job, setup)
     output = Output.of(job.write)
     output.start(provenance["run_id"])

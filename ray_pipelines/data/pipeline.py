@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ray_pipelines import tasks
-from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig, input_problems, split_inputs
+from ray_pipelines.config import (
+    BatchConfig,
+    MediaLimits,
+    ModelConfig,
+    WorkersConfig,
+    chunking_problems,
+    input_problems,
+    split_inputs,
+)
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.tasks._old_names import modern_parameters
 
@@ -64,6 +72,9 @@ class PipelineSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", modern_parameters(self.task.name, self.parameters))
         tasks.validate_parameters(self.task, self.parameters)
+        problems = chunking_problems(self.task, self.workers, self.batch)
+        if problems:
+            raise ConfigError(problems)
 
     @property
     def has_own_pipeline(self) -> bool:
@@ -96,13 +107,18 @@ class PipelineSpec:
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: The model's name cannot be resolved.
         """
+        from ray.data.dataset import MaterializedDataset
+
+        from ray_pipelines.data.chunking import plan_chunks
         from ray_pipelines.data.resources import cluster_nodes, plan_workers
         from ray_pipelines.data.stages import apply_stages
 
         mapped = self._mapped_inputs(dataset, inputs)
-        plan = plan_workers(self.workers, self.task, cluster_nodes())
+        nodes = cluster_nodes()
+        plan = plan_workers(self.workers, self.planned_task(), nodes)
         setup = self.worker_setup(mapped, plan, dataset, prediction_type)
-        return apply_stages(dataset, setup, plan)
+        num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
+        return apply_stages(dataset, setup, plan_chunks(dataset, setup, plan, nodes, num_rows))
 
     @overload
     def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
@@ -180,6 +196,22 @@ class PipelineSpec:
         if problems:
             raise ConfigError(problems)
         return dict(inputs)
+
+    def planned_task(self) -> tasks.Task:
+        """The task, with `chunked` known of a pipeline of the user's own; loads transformers for it.
+
+        Raises:
+            ConfigError: The pipeline cannot be imported, or makes no chunks, which `workers.chunking` wants to spread.
+        """
+        if self.task.chunked is not None:
+            return self.task
+        from ray_pipelines.engine.load import is_chunked
+
+        task = dataclasses.replace(self.task, chunked=is_chunked(self.task, self.model, self.instances))
+        problems = chunking_problems(task, self.workers, self.batch)
+        if problems:
+            raise ConfigError(problems)
+        return task
 
     def worker_setup(
         self,

@@ -30,6 +30,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class ChunkPlan:
+    """Where the chunks of a row run, and in what portions.
+
+    Attributes:
+        mode: With one worker, or spread over all of them; `auto` until `data/chunking.py` has seen some rows.
+        reason: Why.
+        window_chunks: Chunks that a worker takes at a time, of any rows.
+        rows_per_task: Rows that one task explodes, or one worker takes; None for as many as a block has.
+        num_partitions: Partitions of the shuffle.
+    """
+
+    mode: Literal["auto", "in_worker", "groupby"]
+    reason: str
+    window_chunks: int = 64
+    rows_per_task: int | None = None
+    num_partitions: int = 2
+
+
+@dataclass(frozen=True)
 class WorkerPlan:
     """What the workers of one pipeline get.
 
@@ -40,6 +59,7 @@ class WorkerPlan:
         num_cpus: CPUs of each.
         num_gpus: GPUs of each.
         num_threads: Torch threads of each.
+        chunks: How a task with several forwards per row runs; None for any other.
     """
 
     stages: Literal["fused", "split"]
@@ -48,6 +68,7 @@ class WorkerPlan:
     num_cpus: float
     num_gpus: float
     num_threads: int
+    chunks: ChunkPlan | None = None
 
     def describe(self) -> str:
         """One line for people."""
@@ -55,7 +76,12 @@ class WorkerPlan:
             str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers}-{self.max_workers}"
         )
         gpus = f", {self.num_gpus:g} GPU" if self.num_gpus else ""
-        return f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads), {self.stages} stages"
+        workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads)"
+        if self.chunks is None:
+            return f"{workers}, {self.stages} stages"
+        if self.chunks.mode == "groupby":
+            return f"{workers}, chunks by groupby: {self.chunks.reason}"
+        return f"{workers}, {self.stages} stages, chunks {self.chunks.mode}: {self.chunks.reason}"
 
 
 def cluster_nodes() -> list[Node]:
@@ -99,10 +125,21 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
         num_cpus=num_cpus,
         num_gpus=workers.num_gpus,
         num_threads=workers.num_threads or _worker_threads(workers, num_cpus, least, cpu_nodes),
+        chunks=_chunk_plan(workers, task, most),
     )
     if not workers.autoscaling:
         _check(plan, nodes, total_cpus, total_gpus)
     return plan
+
+
+def _chunk_plan(workers: WorkersConfig, task: Task, num_workers: int) -> ChunkPlan | None:
+    if workers.chunking == "groupby":
+        return ChunkPlan("groupby", "as workers.chunking says")
+    if not task.chunked:
+        return None
+    if workers.chunking == "auto" and num_workers > 1:
+        return ChunkPlan("auto", "the first rows will tell")
+    return ChunkPlan("in_worker", "as workers.chunking says" if workers.chunking != "auto" else "there is one worker")
 
 
 def _stages(workers: WorkersConfig, task: Task) -> Literal["fused", "split"]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
+from ray.data.expressions import monotonically_increasing_id
 
+from ray_pipelines.data.chunks import ROW_ID_COLUMN, ChunkWorker, explode_table, implode_table
 from ray_pipelines.data.resources import TASK_CPUS
 from ray_pipelines.data.workers import (
     ForwardWorker,
@@ -27,7 +29,7 @@ SAMPLE_ROWS = 16
 
 
 def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
-    """The dataset through the pipeline's stages: one fused stage, or CPU, forward and CPU stages."""
+    """The dataset through the pipeline's stages: one fused stage; CPU, forward and CPU stages; or those of chunks."""
     workers: dict[str, Any] = {
         "compute": ActorPoolStrategy(min_size=plan.min_workers, max_size=plan.max_workers),
         "num_cpus": plan.num_cpus,
@@ -35,11 +37,26 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
         "fn_constructor_kwargs": {"setup": setup},
     }
     window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
-    if plan.stages == "fused":
+    chunks = plan.chunks
+    if chunks is not None and chunks.rows_per_task is not None:
+        # A block is never divided among workers or tasks.
+        if chunks.mode == "groupby":
+            dataset = dataset.with_column(ROW_ID_COLUMN, monotonically_increasing_id())
+        dataset = dataset.repartition(target_num_rows_per_block=chunks.rows_per_task)
+    if plan.stages == "fused" and (chunks is None or chunks.mode == "in_worker"):
         return dataset.map_batches(PipelineWorker, **window, **workers)
     # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
     num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
     on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
+    if chunks is not None and chunks.mode == "groupby":
+        return (
+            # With the resources of a repartition, so that Ray makes both one task.
+            dataset.map_batches(explode_table, batch_size=None, batch_format="pyarrow", fn_kwargs={"setup": setup})
+            .repartition(target_num_rows_per_block=chunks.window_chunks)
+            .map_batches(ChunkWorker, batch_size=chunks.window_chunks, batch_format="pyarrow", **workers)
+            .repartition(chunks.num_partitions, keys=[ROW_ID_COLUMN])
+            .map_batches(implode_table, batch_size=None, **on_cpu)
+        )
     return (
         dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
         .map_batches(ForwardWorker, **window, **workers)

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from ray_pipelines.data.journal import Journal, batch_key, job_folder
 from ray_pipelines.engine.watch import Watch
-from ray_pipelines.errors import RowTimeout, Stage
+from ray_pipelines.errors import RowError, RowTimeout, Stage
 
 __all__ = ["Watchdog"]
 
@@ -89,6 +89,22 @@ class Watchdog(Watch):
             done.update(zip(rest, self._run(run, rest), strict=True))
             self._journal = None
         return [done[row] for row in range(table.num_rows)]
+
+    def each(self, table: pa.Table, stage: str) -> Iterator[tuple[int, RowError | None]]:
+        """The rows of `table` in order, to be run one at a time, and the `RowError` of one that is not to be run.
+
+        For a stage whose results are too large to be kept until the last row is done.
+
+        Args:
+            table: The columns that the rows are known by.
+            stage: Distinguishes the stages of a dataset.
+        """
+        with Journal.open(self._folder, batch_key(table, stage), self._stacks) as journal:
+            for row in range(table.num_rows):
+                self._journal, self._rows = journal, [row]
+                record = journal.records.get(row)
+                yield row, record.verdict(self.timeout_s) if record is not None else None
+            self._journal = None
 
     def _run(self, run: Callable[[Sequence[int]], Iterable[Any]], rows: Sequence[int]) -> Iterable[Any]:
         self._rows = rows

@@ -119,6 +119,10 @@ class WorkerSetup:
         runner.watch = Watchdog(self.timeout_s)
         return runner
 
+    def load_without_weights(self) -> Runner:
+        """The runner to preprocess and postprocess with, kept by this process."""
+        return _runner_without_weights(self.task_name, _Hidden(self))
+
 
 def _prepare_process() -> None:
     """Settings of a worker's process that libraries read when they are first imported."""
@@ -146,7 +150,7 @@ class PipelineWorker:
         before = self.runner.counters.copy()
         with self._clock.working(self.runner.counters):
             output = with_results(table, self._results(table), self.setup)
-        return _counted(output, self.runner.counters.since(before), self.setup)
+        return counted(output, self.runner.counters.since(before), self.setup)
 
     def _results(self, table: pa.Table) -> list[Any]:
         def run(rows: Sequence[int]) -> Iterator[Any]:
@@ -184,7 +188,7 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """
     from ray_pipelines.engine.transfer import pack
 
-    runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    runner = setup.load_without_weights()
     before = runner.counters.copy()
 
     def run(rows: Sequence[int]) -> Iterator[Any]:
@@ -194,7 +198,7 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
 
     packed = results_of_rows(runner, setup.known_by(table), "preprocess", run)
     output = _with_tensors(table.drop_columns(list(setup.dropped_columns)), packed)
-    return _counted(output, runner.counters.since(before), setup)
+    return counted(output, runner.counters.since(before), setup)
 
 
 class ForwardWorker:
@@ -224,12 +228,12 @@ class ForwardWorker:
             )
             packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
             output = _with_tensors(table, packed)
-        return _counted(output, self.runner.counters.since(before), self.setup)
+        return counted(output, self.runner.counters.since(before), self.setup)
 
 
 def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """The last CPU stage: the table with predictions and errors in place of model outputs."""
-    runner = _runner_without_weights(setup.task_name, _Hidden(setup))
+    runner = setup.load_without_weights()
     before = runner.counters.copy()
 
     def run(rows: Sequence[int]) -> Iterator[Any]:
@@ -238,7 +242,7 @@ def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
 
     results = results_of_rows(runner, table.select([TENSORS_COLUMN]), "postprocess", run)
     output = with_results(table.drop_columns([TENSORS_COLUMN]), results, setup)
-    return _counted(output, runner.counters.since(before), setup)
+    return counted(output, runner.counters.since(before), setup)
 
 
 def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Sequence[int]) -> Iterator[Any]:
@@ -294,7 +298,14 @@ def results_of_rows(
         os._exit(1)
 
 
-def _counted(table: pa.Table, counters: Counters, setup: WorkerSetup) -> pa.Table:
+def rows_one_by_one(runner: Runner, table: pa.Table, stage: str) -> Iterator[tuple[int, RowError | None]]:
+    """The rows of `table` in order, and the error of one that has ended its worker too often: see `Watchdog.each`."""
+    assert isinstance(runner.watch, Watchdog)
+    return runner.watch.each(table, stage)
+
+
+def counted(table: pa.Table, counters: Counters, setup: WorkerSetup) -> pa.Table:
+    """The table with its counters, where they are asked for."""
     return add_counters(table, counters) if setup.is_counted else table
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import ChunkPipeline
 
-from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig
 from ray_pipelines.engine import pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
 from ray_pipelines.engine.runner import Runner
@@ -25,7 +27,7 @@ from ray_pipelines.engine.steps import Steps
 from ray_pipelines.errors import ConfigError, ModelLoadError
 from ray_pipelines.tasks import Task
 
-__all__ = ["import_class", "load_pipeline", "load_runner"]
+__all__ = ["import_class", "is_chunked", "load_pipeline", "load_runner"]
 
 AUTO_CLASSES = {
     "tokenizer": transformers.AutoTokenizer,
@@ -195,6 +197,20 @@ def _pipeline_class(task_name: str) -> Any:
         return reference
     module, name = reference.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
+
+
+def is_chunked(task: Task, config: ModelConfig, instances: Mapping[str, Any]) -> bool | None:
+    """Whether a task's pipeline is a `ChunkPipeline`; None where its class comes with the model's code.
+
+    Raises:
+        ConfigError: The class cannot be imported.
+    """
+    pipelines.register(task.name)
+    own = instances.get("pipeline_class") or config.pipeline_class or task.pipeline_class
+    if own is None and task.name not in PIPELINE_REGISTRY.get_supported_tasks():
+        return None
+    hosted = own if isinstance(own, type) else import_class(own) if own else _pipeline_class(task.name)
+    return issubclass(hosted, ChunkPipeline)
 
 
 def import_class(reference: str) -> type:

@@ -59,13 +59,14 @@ HALF_TOLERANCE = 5e-2
 
 @dataclass
 class _Item:
-    """An item on its way: its place among the items, and the outputs of its chunks so far, or its error."""
+    """An item on its way: its place among the items, and the outputs of its chunks so far, or its first error."""
 
     row: int = 0
     outputs: list[Any] = field(default_factory=list)
     num_missing: int = 0
     is_complete: bool = False
     error: RowError | None = None
+    preprocess_error: RowError | None = None
 
 
 class Runner:
@@ -112,6 +113,10 @@ class Runner:
         step = partial(self.watch.run, "preprocess", [row], lambda: list(self.steps.preprocess(item)))
         return attempt("preprocess", step)
 
+    def explode(self, item: Any, row: int = 0) -> Iterator[Any]:
+        """The chunks of one item as they are made; the last is a `RowError` if there can be no more."""
+        return iter([item]) if isinstance(item, RowError) else self._exploded(self.steps.preprocess, item, row)
+
     def postprocess(self, outputs: Sequence[Any] | RowError, row: int = 0) -> Any:
         """The result of one item, or its `RowError`: the last step alone; `row` is its place among the items."""
         return outputs if isinstance(outputs, RowError) else self._postprocess(outputs, row)
@@ -128,7 +133,11 @@ class Runner:
             if isinstance(item, RowError):
                 state.error = item
             else:
-                for chunk in self._chunks(state, explode, item):
+                for chunk in self._exploded(explode, item, row):
+                    if isinstance(chunk, RowError):
+                        # The chunks before it still run: the first that fails says why, whatever shares their window.
+                        state.preprocess_error = chunk
+                        break
                     state.outputs.append(None)
                     state.num_missing += 1
                     window.append((state, (len(state.outputs) - 1, chunk)))
@@ -152,13 +161,13 @@ class Runner:
                 return
             yield item
 
-    def _chunks(self, state: _Item, explode: Any, item: Any) -> Iterator[Any]:
-        """The chunks of an item as they are made; an error ends them and is noted."""
+    def _exploded(self, explode: Any, item: Any, row: int) -> Iterator[Any]:
+        """The chunks of an item as they are made; an error stands in the place of the first that cannot be."""
         chunks: Iterator[Any] | RowError = attempt("preprocess", lambda: iter(explode(item)))
         if isinstance(chunks, RowError):
-            state.error = chunks
+            yield chunks
             return
-        step = partial(self.watch.run, "preprocess", [state.row], partial(next, chunks, _END))
+        step = partial(self.watch.run, "preprocess", [row], partial(next, chunks, _END))
         total_s = 0.0
         while True:
             start_s = time.perf_counter()
@@ -170,10 +179,9 @@ class Runner:
                 chunk = RowError.from_exception("preprocess", RowTimeout.after(self.watch.timeout_s))
             if chunk is _END:
                 return
-            if isinstance(chunk, RowError):
-                state.error = chunk
-                return
             yield chunk
+            if isinstance(chunk, RowError):
+                return
 
     def _flush(self, window: list[tuple[_Item, Any]]) -> None:
         """Forward the chunks of the window and hand the outputs to their items."""
@@ -190,7 +198,8 @@ class Runner:
     def _finished(self, waiting: deque[_Item], finish: Any) -> Iterator[Any]:
         while waiting and waiting[0].is_complete and (waiting[0].error or not waiting[0].num_missing):
             state = waiting.popleft()
-            yield state.error if state.error is not None else finish(state)
+            error = state.error or state.preprocess_error
+            yield error if error is not None else finish(state)
 
     def _postprocess(self, outputs: Sequence[Any], row: int) -> Any:
         start_s = time.perf_counter()

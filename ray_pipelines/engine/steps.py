@@ -139,6 +139,14 @@ class Steps:
             result = self.pipe.postprocess(only, **self._step_parameters[2])
         return self.task.to_result(result, self.parameters)
 
+    @property
+    def problem_with_stages(self) -> str | None:
+        """Why another process could not go on from this one's chunks, or None: known once a row was preprocessed."""
+        own = (self.pipe._forward_params, self.pipe._postprocess_params)
+        if self._step_parameters[1:] == own:
+            return None
+        return f"{type(self.pipe).__name__}.__call__ sets arguments of _forward or postprocess for each row"
+
     def is_sequence(self, output: str) -> bool:
         """Whether a model output has a token axis."""
         return self.task.sequence_outputs == "all" or output in self.task.sequence_outputs
@@ -243,6 +251,11 @@ def _digest(content: Any) -> int:
             digest.update(value.detach().cpu().float().numpy().tobytes())
         elif isinstance(value, str):
             digest.update(value.encode(errors="surrogatepass"))
+        elif isinstance(value, list | tuple):
+            # Where a chunk has crossed a stage boundary, its tuples have become lists.
+            digest.update(b"[")
+            for part in value:
+                add(part)
         else:
             digest.update(pickle.dumps(value))
 

@@ -119,6 +119,8 @@ class Task:
         sequence_outputs: Of these, the outputs with a token axis (axis 1) to cut to the row's true length; `"all"`.
         batched: Whether rows of this task can share a forward; if not, each row is run by itself.
         splittable: Whether model inputs and outputs can cross a stage boundary: tensors and what JSON holds.
+        chunked: Whether its pipeline is a `ChunkPipeline`, which makes any number of forwards for one row; None where
+            only the pipeline knows.
         pipeline_class: `module:Class` of a pipeline of this project that takes the place of the one in transformers.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
@@ -138,6 +140,7 @@ class Task:
     sequence_outputs: tuple[str, ...] | Literal["all"] = ()
     batched: bool = True
     splittable: bool = True
+    chunked: bool | None = False
     pipeline_class: str | None = None
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
 
@@ -234,7 +237,8 @@ def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     is_registered = transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
     if not known and (is_registered or has_own_pipeline):
         return generic(name)
-    return get(name)
+    task = get(name)
+    return dataclasses.replace(task, chunked=None) if has_own_pipeline else task
 
 
 def generic(name: str) -> Task:
@@ -248,6 +252,7 @@ def generic(name: str) -> Task:
         result_description="whatever the pipeline gives",
         batched=False,
         splittable=False,
+        chunked=None,
     )
 
 

@@ -141,4 +141,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.automatic_speech_recognition:SpeechRecognitionPipeline",
     is_random=is_random,
+    chunked=True,
 )

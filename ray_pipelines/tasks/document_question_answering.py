@@ -133,4 +133,5 @@ TASK = Task(
     pipeline_class="ray_pipelines.engine.pipelines.document_question_answering:DocumentQuestionAnsweringPipeline",
     kept_outputs=("start_logits", "end_logits", "attention_mask", "p_mask", "word_ids", "words", "sequences"),
     sequence_outputs=("start_logits", "end_logits", "attention_mask"),
+    chunked=True,
 )

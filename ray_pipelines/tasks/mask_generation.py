@@ -119,4 +119,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.mask_generation:MaskGenerationPipeline",
     batched=False,
+    chunked=True,
 )

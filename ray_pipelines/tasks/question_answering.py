@@ -109,4 +109,5 @@ TASK = Task(
     to_item=to_item,
     to_result=to_result,
     sequence_outputs=("start", "end", "p_mask", "offset_mapping"),
+    chunked=True,
 )

@@ -113,4 +113,5 @@ TASK = Task(
         "word_to_chars_map",
     ),
     sequence_outputs=("logits", "input_ids", "special_tokens_mask", "offset_mapping"),
+    chunked=True,
 )

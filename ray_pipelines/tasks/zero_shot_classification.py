@@ -70,4 +70,5 @@ TASK = Task(
     pipeline_parameters=label_arguments,
     pipeline_class="ray_pipelines.engine.pipelines.zero_shot_classification:ZeroShotClassificationPipeline",
     kept_outputs=("candidate_label", "logits"),
+    chunked=True,
 )

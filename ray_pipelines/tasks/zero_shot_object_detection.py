@@ -52,4 +52,5 @@ TASK = Task(
     pipeline_parameters=label_arguments,
     pipeline_class="ray_pipelines.engine.pipelines.zero_shot_object_detection:ZeroShotObjectDetectionPipeline",
     kept_outputs=("logits", "pred_boxes", "target_size", "candidate_labels"),
+    chunked=True,
 )
