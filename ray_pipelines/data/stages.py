@@ -13,11 +13,10 @@ from ray_pipelines.data.resources import TASK_CPUS
 from ray_pipelines.data.workers import (
     ForwardWorker,
     PipelineWorker,
-    TypeSampler,
     postprocess_table,
     preprocess_table,
 )
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.errors import ConfigError, RowError, attempt
 
 if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
@@ -64,6 +63,26 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
     )
 
 
+class TypeSampler(PipelineWorker):
+    """Finds the Arrow type of a pipeline's results: one row with the type, or with the reason why there is none."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The serialised schema of the results of `table`, or a reason."""
+        from ray_pipelines.engine.plain import type_of_sample
+
+        rows = self._results(table)
+        results = [row for row in rows if not isinstance(row, RowError)]
+        found = attempt("postprocess", lambda: type_of_sample(results)) if results else (rows or [None])[0]
+        schema = None if found is None or isinstance(found, RowError) else pa.schema([("result", found)]).serialize()
+        reason = str(found) if isinstance(found, RowError) else None
+        return pa.table(
+            {
+                "schema": pa.array([schema.to_pybytes() if schema is not None else None], type=pa.binary()),
+                "reason": pa.array([reason], type=pa.string()),
+            }
+        )
+
+
 def inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.DataType:
     """The Arrow type of the results of the first rows, which are run on a worker to find it.
 
@@ -71,7 +90,6 @@ def inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.
         ConfigError: No row gave a result, or the results have no common type.
     """
     sample = dataset.limit(SAMPLE_ROWS).map_batches(
-        TypeSampler,
         batch_size=SAMPLE_ROWS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),

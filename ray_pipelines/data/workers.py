@@ -37,7 +37,6 @@ __all__ = [
     "READ_ERROR_COLUMN",
     "ForwardWorker",
     "PipelineWorker",
-    "TypeSampler",
     "WorkerSetup",
     "postprocess_table",
     "preprocess_table",
@@ -157,26 +156,6 @@ class PipelineWorker:
             return self.runner.run(items_of_table(table, self.setup, self.runner, rows))
 
         return results_of_rows(self.runner, self.setup.known_by(table), "fused", run)
-
-
-class TypeSampler(PipelineWorker):
-    """Finds the Arrow type of a pipeline's results: one row with the type, or with the reason why there is none."""
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The serialised schema of the results of `table`, or a reason."""
-        from ray_pipelines.engine.plain import type_of_sample
-
-        rows = self._results(table)
-        results = [row for row in rows if not isinstance(row, RowError)]
-        found = attempt("postprocess", lambda: type_of_sample(results)) if results else (rows or [None])[0]
-        schema = None if found is None or isinstance(found, RowError) else pa.schema([("result", found)]).serialize()
-        reason = str(found) if isinstance(found, RowError) else None
-        return pa.table(
-            {
-                "schema": pa.array([schema.to_pybytes() if schema is not None else None], type=pa.binary()),
-                "reason": pa.array([reason], type=pa.string()),
-            }
-        )
 
 
 def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:

@@ -108,10 +108,8 @@ class Runner:
 
     def preprocess(self, item: Any, row: int = 0) -> list[Any] | RowError:
         """All chunks of one item, or its `RowError`: the first step alone; `row` is its place among the items."""
-        if isinstance(item, RowError):
-            return item
-        step = partial(self.watch.run, "preprocess", [row], lambda: list(self.steps.preprocess(item)))
-        return attempt("preprocess", step)
+        chunks = list(self.explode(item, row))
+        return chunks[-1] if chunks and isinstance(chunks[-1], RowError) else chunks
 
     def explode(self, item: Any, row: int = 0) -> Iterator[Any]:
         """The chunks of one item as they are made; the last is a `RowError` if there can be no more."""
