@@ -40,6 +40,9 @@ LEAST_GAIN = 1.5
 """How much longer than its share of the work the longest row must take before a shuffle is worth its cost."""
 
 PARTITION_BYTES = 128 << 20
+LEAST_ROWS = 16
+"""Rows of a partition: each process that postprocesses takes seconds to load transformers."""
+
 WINDOW_BYTES = 64 << 20
 WINDOWS_PER_TASK = 8
 
@@ -142,11 +145,14 @@ def sized(
     elif num_rows is not None and num_rows < num_workers * setup.batch.window_rows:
         rows_per_task = max(1, math.ceil(num_rows / (2 * num_workers)))
     expected_bytes = num_bytes / max(1, len(samples)) * (num_rows or 0)
+    by_cpus = 2 * math.ceil(num_cpus)
+    if num_rows is not None:
+        by_cpus = min(by_cpus, math.ceil(num_rows / LEAST_ROWS))
     return dataclasses.replace(
         chunks,
         window_chunks=window_chunks,
         rows_per_task=rows_per_task,
-        num_partitions=max(2 * math.ceil(num_cpus), math.ceil(expected_bytes / PARTITION_BYTES)),
+        num_partitions=max(1, by_cpus, math.ceil(expected_bytes / PARTITION_BYTES)),
     )
 
 

@@ -100,11 +100,11 @@ class Runner:
         Args:
             items: What `Steps.preprocess` takes; a `RowError` among them is handed on.
         """
-        return self._stream(items, lambda state: self._postprocess(state.outputs, state.row))
+        return self._stream(items, self.steps.preprocess, lambda state: self._postprocess(state.outputs, state.row))
 
     def outputs(self, items: Iterable[Sequence[Any] | RowError]) -> Iterator[Any]:
         """The model outputs of the chunks of each item, or its `RowError`, in input order: the forward step alone."""
-        return self._stream(items, lambda state: state.outputs, explode=iter)
+        return self._stream(items, iter, lambda state: state.outputs)
 
     def preprocess(self, item: Any, row: int = 0) -> list[Any] | RowError:
         """All chunks of one item, or its `RowError`: the first step alone; `row` is its place among the items."""
@@ -121,8 +121,7 @@ class Runner:
 
     # --- items and their chunks
 
-    def _stream(self, items: Iterable[Any], finish: Any, explode: Any = None) -> Iterator[Any]:
-        explode = explode or self.steps.preprocess
+    def _stream(self, items: Iterable[Any], explode: Any, finish: Any) -> Iterator[Any]:
         waiting: deque[_Item] = deque()
         window: list[tuple[_Item, Any]] = []
         for row, item in enumerate(self._timed(items)):
