@@ -899,6 +899,79 @@ def _llava_model(folder: Path) -> None:
     _save(folder, "LlavaForConditionalGeneration", config, processor)
 
 
+def _chat_language(text: PreTrainedTokenizerBase, config_class: str, **options: Any) -> Any:
+    """The configuration of the language model of one that chats about media."""
+    return getattr(transformers, config_class)(
+        **(_TRANSFORMER | {"initializer_range": 1.0}),
+        vocab_size=len(text),
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        pad_token_id=text.pad_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        **options,
+    )
+
+
+def _chat_tokenizer(*tokens: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of chats with these tokens for media."""
+    text = _labelled_tokenizer(chat_template=_MEDIA_CHAT_TEMPLATE, model_max_length=512)
+    text.add_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in tokens])
+    return text
+
+
+def _qwen2_vl_model(folder: Path) -> None:
+    """Builds a model of chats with images and videos."""
+    text = _chat_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    sizes = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 64, "max_pixels": 1024}
+    processor = transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=text,
+        video_processor=transformers.Qwen2VLVideoProcessor(
+            **sizes, min_frames=2, max_frames=8, cap_pixels_per_frame=False
+        ),
+        chat_template=_MEDIA_CHAT_TEMPLATE,
+    )
+    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 4, "initializer_range": 0.5}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    config = {
+        "vision_config": vision,
+        "text_config": _chat_language(text, "Qwen2VLTextConfig", rope_parameters=rope).to_dict(),
+        **{
+            f"{name}_token_id": text.convert_tokens_to_ids(token)
+            for name, token in {
+                "image": "<|image_pad|>",
+                "video": "<|video_pad|>",
+                "vision_start": "<|vision_start|>",
+                "vision_end": "<|vision_end|>",
+            }.items()
+        },
+    }
+    _save(folder, "Qwen2VLForConditionalGeneration", config, processor)
+
+
+def _qwen2_audio_model(folder: Path) -> None:
+    """Builds a model of chats with recordings."""
+    text = _chat_tokenizer("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    processor = transformers.Qwen2AudioProcessor(extractor, text, chat_template=_MEDIA_CHAT_TEMPLATE)
+    audio = {
+        "num_mel_bins": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "d_model": 32,
+        "max_source_positions": 100,
+        "initializer_range": 0.5,
+    }
+    config = {
+        "audio_config": transformers.Qwen2AudioEncoderConfig(**audio),
+        "text_config": _chat_language(text, "Qwen2Config"),
+        "audio_token_id": text.convert_tokens_to_ids("<|AUDIO|>"),
+    }
+    _save(folder, "Qwen2AudioForConditionalGeneration", config, processor)
+
+
 @_deferred
 def _writing_model(
     folder: Path,
@@ -1011,6 +1084,12 @@ _IMAGE_CHAT_TEMPLATE = (
     "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
     "{% if not loop.last or add_generation_prompt %}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+_MEDIA_CHAT_TEMPLATE = _IMAGE_CHAT_TEMPLATE.replace(
+    "'<image>' if part['type'] == 'image' else part['text']",
+    "{'image': '<|vision_start|><|image_pad|><|vision_end|>', 'video': '<|vision_start|><|video_pad|><|vision_end|>', "
+    "'audio': '<|audio_bos|><|AUDIO|><|audio_eos|>'}[part['type']] if part['type'] != 'text' else part['text']",
 )
 
 _distilbert_tokenizer = partial(_wordpiece, "DistilBertTokenizer")
@@ -1417,6 +1496,7 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "donut-docqa": _donut_model,
     },
     "image-text-to-text": {"llava": _llava_model},
+    "any-to-any": {"qwen2-vl": _qwen2_vl_model, "qwen2-audio": _qwen2_audio_model},
     "decision": {
         "llama-decision": _text_model(
             "LlamaForCausalLM",

@@ -53,7 +53,8 @@ class Steps:
         self.parameters = parameters
         self.limits = limits
         self.padding = padding_of(pipe.tokenizer, pipe.feature_extractor)
-        self.sampling_rate: int | None = getattr(pipe.feature_extractor, "sampling_rate", None)
+        extractor = pipe.feature_extractor or getattr(pipe.processor, "feature_extractor", None)
+        self.sampling_rate: int | None = getattr(extractor, "sampling_rate", None)
         self._max_tokens = max_tokens(pipe.model)
         self._num_embeddings = _num_embeddings(pipe.model)
         self.seed = seed

@@ -26,8 +26,8 @@ def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | 
 
     Args:
         value: The field's value.
-        modality: The field's modality; `image`, `images` (one or a list), `audio`, `video` and the media in a `chat`
-            are decoded.
+        modality: The field's modality; `image`, `audio`, `video`, `images` and `videos` (one or a list), `named
+            images` and the media in a `chat` are decoded.
         limits: What decoding may cost.
         sampling_rate: For audio: the model's rate in Hz, to which recordings are resampled.
 
@@ -43,6 +43,10 @@ def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | 
         from ray_pipelines.media.image import load_image
 
         return [load_image(one, limits) for one in (value if isinstance(value, list | tuple) else [value])]
+    if modality == "named images":
+        from ray_pipelines.media.image import load_named_images
+
+        return load_named_images(value, limits)
     if modality == "chat":
         from ray_pipelines.media.chat import load_chat
 
@@ -55,6 +59,10 @@ def decode(value: Any, modality: str, limits: MediaLimits, sampling_rate: int | 
         from ray_pipelines.media.video import load_video
 
         return load_video(value, limits)
+    if modality == "videos":
+        from ray_pipelines.media.video import load_video
+
+        return [load_video(one, limits) for one in (value if isinstance(value, list | tuple) else [value])]
     return value
 
 

@@ -1,7 +1,7 @@
-"""Chats whose messages hold images and recordings, as parts of their content.
+"""Chats whose messages hold images, videos and recordings, as parts of their content.
 
-A part is `{type: text, text}`, `{type: image, …}` or `{type: audio, …}`; the medium stands under one of `SOURCES`, in
-any form that `ray_pipelines.media` takes. A part of type `image` without any is a place for one of the row's `images`.
+A part is `{type: text, text}`, or `{type: image | video | audio, …}`; the medium stands under its type's name or one of
+`SOURCES`, in any form that `ray_pipelines.media` takes. A part without any is a place for one of the row's own media.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ray_pipelines.media.audio import load_audio
 from ray_pipelines.media.image import load_image
 from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.media.messages import parse_chat
+from ray_pipelines.media.video import load_video
 
 __all__ = ["load_chat"]
 
@@ -47,11 +48,11 @@ def _load_part(part: dict[str, Any], limits: MediaLimits, sampling_rate: int | N
         if not isinstance(part.get("text"), str):
             raise InvalidInput("text: expected a text in each part of type text; got none.")
         return {"type": "text", "text": part["text"]}
-    if kind not in ("image", "audio"):
-        raise InvalidInput(f"text: expected parts of type text, image or audio; got {kind!r:.40}.")
+    if kind not in ("image", "video", "audio"):
+        raise InvalidInput(f"text: expected parts of type text, image, video or audio; got {kind!r:.40}.")
     source = next((part[name] for name in (kind, *SOURCES) if part.get(name) is not None), None)
+    if source is None:
+        return {"type": kind}
     if kind == "audio":
-        if source is None:
-            raise InvalidInput("text: expected a recording in each part of type audio; got none.")
         return {"type": "audio", "audio": load_audio(source, limits, sampling_rate)}
-    return {"type": "image"} if source is None else {"type": "image", "image": load_image(source, limits)}
+    return {"type": kind, kind: load_image(source, limits) if kind == "image" else load_video(source, limits)}

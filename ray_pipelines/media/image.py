@@ -11,6 +11,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media import read_bytes
 from ray_pipelines.media.limits import MediaLimits
 
-__all__ = ["encode_image", "load_image"]
+__all__ = ["encode_image", "load_image", "load_named_images"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
 """MPO pictures are read as JPEG."""
@@ -75,6 +76,30 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
         raise MediaError(f"image: is over the limit of {limits.max_pixels:,} pixels (limits.max_pixels).") from None
     except DECODE_ERRORS as error:
         raise MediaError(f"image: cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+def load_named_images(value: Any, limits: MediaLimits) -> dict[str, Any]:
+    """Pictures by name: of a mapping, the pairs of an Arrow map, or a struct, where null means that there is none.
+
+    Args:
+        value: Name to picture, as `load_image` takes it, or as `{type, format, data_base64}`.
+        limits: `max_pixels` and `max_bytes` of each.
+
+    Raises:
+        InvalidInput: `value` is none of these.
+        MediaError: A picture cannot be decoded, or is over a limit.
+    """
+    if isinstance(value, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        value = dict(value)
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"assets: expected pictures by name; got {type(value).__name__}.")
+    pictures = {}
+    for name, picture in value.items():
+        if isinstance(picture, Mapping) and isinstance(picture.get("data_base64"), str):
+            picture = f"data:,{picture['data_base64']}"
+        if picture is not None:
+            pictures[name] = load_image(picture, limits)
+    return pictures
 
 
 @functools.cache

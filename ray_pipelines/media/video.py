@@ -1,7 +1,11 @@
 """Videos: encoded bytes, paths and arrays to frames, by PyAV; neither torchcodec nor an ffmpeg binary is needed.
 
 An hour of video does not fit into memory, and a model looks at 16 frames of it. So a `Video` stays encoded until
-somebody says which frames are wanted, and only these are converted to RGB.
+somebody says which frames are wanted, and only these are converted to RGB. Frames are upright: a phone's videos say in
+their metadata how they are to be turned.
+
+Only containers that hold their own frames are opened, each by its own demuxer: playlists and the like would open
+further files and addresses that their content names.
 """
 
 from __future__ import annotations
@@ -19,6 +23,17 @@ from ray_pipelines.media.limits import MediaLimits
 
 __all__ = ["Video", "load_video"]
 
+MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+SIGNATURES = {
+    b"\x1a\x45\xdf\xa3": "matroska",
+    b"FLV": "flv",
+    b"OggS": "ogg",
+    b"GIF8": "gif",
+    b"\x30\x26\xb2\x75": "asf",
+    b"\x00\x00\x01\xba": "mpeg",
+    b"\x00\x00\x00\x01": "h264",
+}
+
 
 class Video:
     """A video whose frames are decoded when they are asked for; `np.asarray(video)` gives all of them.
@@ -27,7 +42,8 @@ class Video:
         source: The encoded bytes, or the frames themselves as `uint8[num_frames, height, width, 3]`.
         num_frames: Number of frames; what the container says until `sample` finds that it is wrong.
         frame_rate: Frames per second; None where the video is an array.
-        height, width: Size of a frame in pixels.
+        height, width: Size of an upright frame in pixels.
+        num_turns: Quarters of a turn, anticlockwise, from a stored frame to an upright one.
     """
 
     def __init__(self, source: bytes | np.ndarray, limits: MediaLimits) -> None:
@@ -35,6 +51,7 @@ class Video:
         self.source = source
         self.limits = limits
         self.frame_rate: float | None = None
+        self.num_turns = 0
         if isinstance(source, np.ndarray):
             self.num_frames, self.height, self.width, _ = source.shape
         else:
@@ -42,7 +59,13 @@ class Video:
                 self.num_frames, self.height, self.width = stream.frames, stream.height, stream.width
                 self.frame_rate = float(stream.average_rate) if stream.average_rate else None
                 self._check(self.num_frames)
-                if self.num_frames == 0:
+                self._check_seconds(_duration_s(stream))
+                first = next(stream.container.decode(stream), None)
+                self.num_turns = round((first.rotation if first is not None else 0) / 90) % 4
+                if self.num_turns % 2:
+                    self.height, self.width = self.width, self.height
+            if self.num_frames == 0:
+                with _opened(source) as stream:
                     self.num_frames = self._count(stream)
         self._check(self.num_frames)
         if self.num_frames == 0:
@@ -85,18 +108,29 @@ class Video:
         assert isinstance(self.source, bytes)
         with _opened(self.source) as stream:
             for index, frame in enumerate(stream.container.decode(stream)):
+                self._check_seconds(frame.time)
                 if index in wanted:
-                    frames[index] = frame.to_ndarray(format="rgb24", width=self.width, height=self.height)
+                    height, width = (self.width, self.height) if self.num_turns % 2 else (self.height, self.width)
+                    stored = frame.to_ndarray(format="rgb24", width=width, height=height)
+                    frames[index] = np.rot90(stored, self.num_turns)
                 if index >= last:
                     break
         return frames
 
     def _count(self, stream: Any) -> int:
         num_frames = 0
-        for _ in stream.container.decode(stream):
+        for frame in stream.container.decode(stream):
             num_frames += 1
             self._check(num_frames)
+            self._check_seconds(frame.time)
         return num_frames
+
+    def _check_seconds(self, seconds: float | None) -> None:
+        if seconds is not None and seconds > self.limits.max_seconds:
+            raise MediaError(
+                f"video: lasts {seconds:,.1f} s or more; the limit is {self.limits.max_seconds:,.1f} s "
+                "(limits.max_seconds)."
+            )
 
     def _check(self, num_frames: int) -> None:
         if self.width * self.height > self.limits.max_pixels:
@@ -117,7 +151,7 @@ def load_video(value: Any, limits: MediaLimits) -> Video:
     Args:
         value: Encoded bytes, a `{bytes, path}` struct, a path or URI, a `Video`, or decoded frames:
             `uint8[num_frames, height, width, 3]`.
-        limits: `max_frames`, `max_pixels` of one frame, and `max_bytes`.
+        limits: `max_seconds`, `max_frames`, `max_pixels` of one frame, and `max_bytes`.
 
     Raises:
         InvalidInput: `value` is none of these.
@@ -146,9 +180,35 @@ def _opened(data: bytes) -> Iterator[Any]:
     except ImportError:
         raise MediaError("video: PyAV is not installed. Install ray-pipelines[video].") from None
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(data), format=_format_of(data), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise MediaError("video: has no video stream.")
             yield container.streams.video[0]
     except av.FFmpegError as error:
         raise MediaError(f"video: cannot be decoded: {error.strerror or error}.") from error
+
+
+def _format_of(data: bytes) -> str:
+    """FFmpeg's name of the container that begins like `data`.
+
+    Raises:
+        MediaError: It is none of those that are opened.
+    """
+    if data[:4] == b"RIFF":
+        name = {b"AVI ": "avi", b"WAVE": "wav"}.get(data[8:12])
+    elif data[4:8] in MOV_ATOMS:
+        name = "mov"
+    elif data[:1] == b"\x47" and data[188:189] == b"\x47":
+        name = "mpegts"
+    else:
+        name = next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+    if name is None:
+        raise MediaError("video: cannot be decoded: it is of no known format, or broken.")
+    return name
+
+
+def _duration_s(stream: Any) -> float | None:
+    """What the stream, or else its container, says of its length in seconds."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return stream.container.duration / 1e6 if stream.container.duration else None

@@ -50,7 +50,7 @@ __all__ = [
     "validate_parameters",
 ]
 
-Modality = Literal["text", "chat", "image", "images", "audio", "video", "number", "any"]
+Modality = Literal["text", "chat", "image", "images", "audio", "named images", "video", "videos", "number", "any"]
 
 
 class Parameters(BaseModel):
@@ -65,8 +65,8 @@ class Field:
 
     Attributes:
         name: Name of the field, as in `inputs: {name: column}`.
-        modality: What a value is; `image`, `images` (one or a list), `audio`, `video` and the media in a `chat` (a
-            text, or a list of messages) are decoded by `ray_pipelines.media`.
+        modality: What a value is; `image`, `audio`, `video`, `images` and `videos` (one or a list), `named images` (a
+            mapping) and the media in a `chat` (a text, or a list of messages) are decoded by `ray_pipelines.media`.
         description: One sentence for people.
         required: Whether every row must have it.
     """

@@ -1,4 +1,4 @@
-"""What the tasks share that generate text from chats with images."""
+"""What the tasks share that generate text from chats with images, videos and recordings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT_FIELD = Field(
     "text",
     "chat",
     "A prompt, or a chat: a list of messages {role, content} whose content is a text or a list of parts, such as "
-    "{type: image, image} and {type: text, text}.",
+    "{type: image, image}, {type: video, video} and {type: text, text}.",
 )
 IMAGES_FIELD = Field(
     "images",
@@ -29,6 +29,8 @@ IMAGES_FIELD = Field(
     "and nothing else.",
     required=False,
 )
+FIELDS_OF_PARTS = {"images": "image", "videos": "video", "audio": "audio"}
+"""The field that fills parts of each type which bring no medium of their own."""
 
 
 class MultimodalParameters(ReplyParameters):
@@ -52,26 +54,26 @@ class MultimodalParameters(ReplyParameters):
 
 
 def to_item(fields: Mapping[str, Any]) -> Any:
-    """A text, `{text, images, …}`, or the messages of a chat with the row's images in their places.
+    """A text, `{text, images, …}`, or the messages of a chat with the row's media in their places.
 
     Raises:
-        InvalidInput: The chat has another number of places than the row has images.
+        InvalidInput: The chat has another number of places than the row has images, videos or recordings.
     """
     text = fields["text"]
     others = {name: value for name, value in fields.items() if name != "text"}
     if isinstance(text, str):
         return {"text": text, **others} if others else text
-    if others.keys() - {"images"}:
-        raise InvalidInput("text: expected recordings inside the messages of a chat; got them beside it.")
-    images = list(others.get("images", ()))
-    places = [part for message in text for part in message["content"] if part == {"type": "image"}]
-    if len(places) != len(images):
-        raise InvalidInput(
-            f"images: expected one for each part of the chat that is {{type: image}} alone, which are {len(places)}; "
-            f"got {len(images)}."
-        )
-    for part, image in zip(places, images, strict=True):
-        part["image"] = image
+    for field, kind in FIELDS_OF_PARTS.items():
+        media = others.get(field, ())
+        media = [media] if field == "audio" and field in others else list(media)
+        places = [part for message in text for part in message["content"] if part == {"type": kind}]
+        if len(places) != len(media):
+            raise InvalidInput(
+                f"{field}: expected one for each part of the chat that is {{type: {kind}}} alone, which are "
+                f"{len(places)}; got {len(media)}."
+            )
+        for part, medium in zip(places, media, strict=True):
+            part[kind] = medium
     return text
 
 

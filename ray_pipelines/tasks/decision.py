@@ -5,7 +5,10 @@ else of the parameter, which transformers 5.23 documents but refuses. A result i
 whatever its type; what a type does not have is null. `legend`, which transformers gives with a score, is left out: it
 repeats the question's criteria.
 
-Rows run one by one (transformers cannot batch them). Requests with images (`assets`) are not supported.
+`assets` are pictures by name: wherever a name stands in a text of the state or of a question, the model sees the
+picture. They are decoded as all media are, in any form that a picture has in a column and within the same limits.
+
+Rows run one by one (transformers cannot batch them).
 """
 
 from __future__ import annotations
@@ -63,6 +66,8 @@ def to_item(fields: Mapping[str, Any]) -> dict[str, Any]:
     request: dict[str, Any] = {"state": fields["state"]}
     if "questions" in fields:
         request["questions"] = _parse_questions(fields["questions"])
+    if fields.get("assets"):
+        request["assets"] = fields["assets"]
     return request
 
 
@@ -144,6 +149,13 @@ TASK = Task(
             "any",
             "This row's questions by name, as structs {type, instructions, criteria} or as JSON; unset, those of the "
             "parameter.",
+            required=False,
+        ),
+        Field(
+            "assets",
+            "named images",
+            "Pictures by the names that stand for them in the state and the questions, as a struct or map of pictures; "
+            "for models that see.",
             required=False,
         ),
     ),

@@ -2,6 +2,8 @@
 
 Images stand inside the messages of a chat, or beside the text (or the chat) in a column of their own. Results hold
 texts only; transformers echoes the input with its images. For a chat, `generated_text` is the assistant's message.
+Chats may hold videos and recordings too, if the model takes them; videos are decoded by PyAV, where transformers needs
+torchcodec.
 
 Rows run one by one: images make of each prompt another number of tokens, and rows with and without an image cannot
 share a batch. Images are RGB without transparency, in chats too, where transformers lays them on white.

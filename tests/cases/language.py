@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.cases import Case
-from tests.cases.media import TEXTS, images
+from tests.cases.media import TEXTS, image, images
 
 LABELS = ["sport", "politics", "science and art", "film"]
 
@@ -184,6 +184,28 @@ def _requests() -> list[Any]:
     return [*single, {"state": {"message": "Please call me back!", "number": 3}, "questions": dict(QUESTIONS)}]
 
 
-DECISIONS = [Case("decision", "decision", "llama-decision", _requests, bad_item={"state": "a", "questions": {}})]
+def _requests_with_pictures() -> list[Any]:
+    similar = {"type": "noul", "instructions": "Is it like <other>?"}
+    return [
+        {"state": {"photo": "<photo>"}, "questions": dict(QUESTIONS), "assets": {"<photo>": image(size=(40, 30))}},
+        {
+            "state": "<photo>",
+            "questions": {"similar": similar},
+            "assets": {"<photo>": image(seed=1), "<other>": image("L", (20, 50), 2)},
+        },
+        {"state": "no picture", "questions": {"similar": similar}},
+    ]
+
+
+DECISIONS = [
+    Case("decision", "decision", "llama-decision", _requests, bad_item={"state": "a", "questions": {}}),
+    Case(
+        "decision-pictures",
+        "decision",
+        "qwen2-vl",
+        _requests_with_pictures,
+        bad_item={"state": "a", "questions": dict(QUESTIONS), "assets": {"a": "/no/such/picture.png"}},
+    ),
+]
 
 CASES = [*DECISIONS, *ZERO_SHOT, *TEXT_GENERATION, *TABLES, *DOCUMENTS]

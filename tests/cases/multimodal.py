@@ -1,4 +1,4 @@
-"""Cases of the tasks that generate text from chats with images."""
+"""Cases of the tasks that generate text from chats with images, videos and recordings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases import Case
-from tests.cases.media import image, png
+from tests.cases.media import image, png, sound
+from tests.cases.vision import all_frames, video
 
 SHORT = {"max_new_tokens": 5, "do_sample": False}
 
@@ -52,10 +53,118 @@ def _each_row_by_itself(task: str) -> Any:
     return expected
 
 
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+def _part(kind: str, medium: Any = None, text: str = "What is this?") -> list[Any]:
+    part = {"type": kind} if medium is None else {"type": kind, kind: medium}
+    return [{"role": "user", "content": [part, {"type": "text", "text": text}]}]
+
+
+def _video_rows() -> list[Any]:
+    return [
+        {"text": _part("video", video(9))},
+        {"text": _part("video"), "videos": [video(12, seed=1, size=(32, 48))]},
+        {"text": f"{VIDEO}What is this?", "videos": video(8, seed=2)},
+        {"text": f"{VIDEO} or {VIDEO}", "videos": [video(8, seed=3), video(6, seed=4)]},
+        {"text": _part("image", image(size=(40, 30)))},
+        {"text": "no video"},
+    ]
+
+
+def _video_chats() -> list[Any]:
+    return [_part("video", video(num_frames, seed)) for seed, num_frames in enumerate((9, 20, 31))]
+
+
+def _sound_rows() -> list[Any]:
+    return [
+        {"text": _part("audio", sound(9000))},
+        {"text": _part("audio"), "audio": {"array": sound(6000, 1), "sampling_rate": 8000}},
+        {"text": "<|AUDIO|>What is this?", "audio": sound(20000, 2)},
+        {"text": "no recording"},
+    ]
+
+
+def _decoded(task: str, **arguments: Any) -> Any:
+    """What transformers makes of media that are decoded already, as arrays at the model's rate."""
+
+    def expected(folder: Path, row: Any) -> Any:
+        import transformers
+
+        from ray_pipelines.config import MediaLimits
+        from ray_pipelines.media import decode
+        from ray_pipelines.media.messages import reply_of
+
+        pipe = transformers.pipeline(task, model=str(folder), device="cpu")
+        row = row if isinstance(row, dict) else {"text": row}
+        media = {name: value for name, value in row.items() if name != "text"}
+        if "videos" in media:
+            videos = media["videos"] if isinstance(media["videos"], list) else [media["videos"]]
+            media["videos"] = [all_frames(data) for data in videos]
+        if "audio" in media:
+            media["audio"] = decode(media["audio"], "audio", MediaLimits(), 16000)
+        text = row["text"]
+        call = dict(arguments)
+        if isinstance(text, list):
+            part = text[0]["content"][0]
+            kind = part["type"]
+            medium = part.get(kind)
+            if medium is None:
+                medium = media["videos"][0] if kind == "video" else media["audio"]
+            elif kind == "video":
+                medium = all_frames(medium)
+            if kind == "video" and arguments:
+                num_frames, height, width, _ = medium.shape
+                metadata = {"total_num_frames": num_frames, "fps": 10.0, "height": height, "width": width}
+                call = {"processor_kwargs": {**arguments["processor_kwargs"], "video_metadata": [metadata]}}
+            return [
+                {"generated_text": reply_of(r["generated_text"])} for r in pipe(_part(kind, medium), **SHORT, **call)
+            ]
+        return [{"generated_text": r["generated_text"]} for r in pipe(text=text, **media, **SHORT)]
+
+    return expected
+
+
 BAD = [_message("user", "What is this?", b"not an image")]
 NAMES = ("image-text-to-text", "any-to-any")
 
 CASES = [
+    Case(
+        "any-to-any-videos",
+        "any-to-any",
+        "qwen2-vl",
+        _video_rows,
+        SHORT,
+        expected=_decoded("any-to-any"),
+        bad_item={"text": f"{VIDEO}What?", "videos": b"not a video"},
+    ),
+    Case(
+        "any-to-any-two-frames-per-second",
+        "any-to-any",
+        "qwen2-vl",
+        _video_chats,
+        {**SHORT, "processor_kwargs": {"fps": 2}},
+        expected=_decoded("any-to-any", processor_kwargs={"fps": 2}),
+        bad_item=_part("video"),
+    ),
+    Case(
+        "image-text-to-text-videos",
+        "image-text-to-text",
+        "qwen2-vl",
+        _video_chats,
+        SHORT,
+        expected=_decoded("image-text-to-text"),
+        bad_item=_part("video", "no/such/video.mp4"),
+    ),
+    Case(
+        "any-to-any-sounds",
+        "any-to-any",
+        "qwen2-audio",
+        _sound_rows,
+        SHORT,
+        expected=_decoded("any-to-any"),
+        bad_item={"text": "<|AUDIO|>What?", "audio": b"not a recording"},
+    ),
     *(Case(f"{task}-chats", task, "llava", _chats, SHORT, bad_item=BAD) for task in NAMES),
     *(
         Case(f"{task}-new-text", task, "llava", _chats, {**SHORT, "return_full_text": False}, bad_item=7)

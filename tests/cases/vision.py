@@ -33,8 +33,10 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def video(num_frames: int, seed: int = 0, container: str = "mp4", size: tuple[int, int] = (48, 32)) -> bytes:
-    """An encoded video of coloured blocks that change with time."""
+def video(
+    num_frames: int, seed: int = 0, container: str = "mp4", size: tuple[int, int] = (48, 32), rotation: int = 0
+) -> bytes:
+    """An encoded video of coloured blocks that change with time; its frames are to be turned by `rotation` degrees."""
     import av
 
     rng = np.random.default_rng(seed)
@@ -43,6 +45,8 @@ def video(num_frames: int, seed: int = 0, container: str = "mp4", size: tuple[in
         stream = output.add_stream("mpeg4", rate=10)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
         for _ in range(num_frames):
             blocks = rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
             pixels = np.kron(blocks, np.ones((16, 16, 1), dtype=np.uint8))

@@ -9,6 +9,7 @@ import transformers
 from transformers.utils.chat_template_utils import Chat
 
 from ray_pipelines.engine.pipelines._chats import texts_of
+from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
 
 __all__ = ["ImageTextToTextPipeline"]
 
@@ -16,11 +17,16 @@ __all__ = ["ImageTextToTextPipeline"]
 class ImageTextToTextPipeline(transformers.ImageTextToTextPipeline):  # type: ignore[misc]
     """Takes a chat as the list of its messages, where transformers does so in `__call__` only."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        take_videos(self.processor)
+
     def preprocess(self, inputs: Any = None, **parameters: Any) -> Any:
         """The model inputs of a text, of `{text, images}`, or of the messages of a chat."""
+        named = with_named_videos(inputs)
         if not isinstance(inputs, list):
-            return super().preprocess(inputs, **parameters)
-        return {**super().preprocess(Chat(inputs), **parameters), "text": texts_of(inputs)}
+            return super().preprocess(named, **parameters)
+        return {**super().preprocess(Chat(named), **parameters), "text": texts_of(inputs)}
 
     def postprocess(self, model_outputs: Mapping[str, Any], **parameters: Any) -> Any:
         """The records of one row, as transformers makes them, without the media of a chat."""

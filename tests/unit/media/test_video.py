@@ -58,6 +58,29 @@ def test_limits_are_kept(container: str) -> None:
         load_video(data, MediaLimits(max_pixels=1000))
     with pytest.raises(MediaError, match=r"limits\.max_bytes"):
         load_video(data, MediaLimits(max_bytes=100))
+    with pytest.raises(MediaError, match=r"the limit is 0\.4 s \(limits\.max_seconds\)"):
+        load_video(data, MediaLimits(max_seconds=0.4)).sample(lambda num_frames: [num_frames - 1])
+
+
+@pytest.mark.parametrize("degrees", (0, 90, 180, -90))
+def test_frames_are_upright(degrees: int) -> None:
+    data = video(3, rotation=degrees)
+    loaded = load_video(data, LIMITS)
+    upright = np.rot90(all_frames(data), degrees // 90, axes=(1, 2))
+    assert (loaded.height, loaded.width) == upright.shape[1:3]
+    assert np.array_equal(np.asarray(loaded), upright)
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    (
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+    ),
+)
+def test_playlists_are_not_opened(playlist: bytes) -> None:
+    with pytest.raises(MediaError, match="of no known format"):
+        load_video(playlist, LIMITS)
 
 
 def sound_file() -> bytes:
