@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-EXIT_DONE, EXIT_FAILED, EXIT_WRONG, EXIT_DEAD_LETTERS = 0, 1, 2, 3
+EXIT_DONE, EXIT_WRONG, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 0, 2, 3, 130
 
 EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters."
 
@@ -59,7 +59,18 @@ def options(
 
 
 @app.command(epilog=EPILOG)
-def run(job_file: JobFile, settings: Settings = None) -> None:
+def run(
+    job_file: JobFile,
+    settings: Settings = None,
+    fail_on_dead_letters: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-dead-letters/--allow-dead-letters",
+            help="What a run with dead letters ends with: 3, or 0 with a line that says so (for schedulers, which take "
+            "anything but 0 for a failure and would run it again).",
+        ),
+    ] = True,
+) -> None:
     """Run a job: read, predict, write results and dead letters.
 
     Rows that fail become dead letters, and the job goes on (up to max_error_rate). The job runs on the Ray cluster that
@@ -69,17 +80,84 @@ def run(job_file: JobFile, settings: Settings = None) -> None:
     """
     job = _checked(job_file, settings or [])
     from ray_pipelines.data.job import run_job
-    from ray_pipelines.report.terminal import filtered_stderr, live_progress
+    from ray_pipelines.report.terminal import DEAD_LETTERS_LINE, filtered_stderr, live_progress
 
     try:
         with filtered_stderr() as console, live_progress(console) as display:
             result = run_job(job, display)
-    except ConfigError as error:
-        _fail(error, EXIT_WRONG)
     except RayPipelinesError as error:
-        _fail(error, EXIT_FAILED)
+        _fail(error, error.exit_status)
     _show(result, job)
-    raise typer.Exit(EXIT_DEAD_LETTERS if result.report.num_errors else EXIT_DONE)
+    if not result.report.num_errors:
+        raise typer.Exit(EXIT_DONE)
+    if not fail_on_dead_letters:
+        typer.echo(f"{DEAD_LETTERS_LINE}: {result.report.num_errors} in {job.write.path}/dead_letters/")
+    raise typer.Exit(EXIT_DEAD_LETTERS if fail_on_dead_letters else EXIT_DONE)
+
+
+@app.command(epilog=EPILOG)
+def submit(
+    job_file: JobFile,
+    address: Annotated[
+        str, typer.Option(help="The cluster's dashboard.", metavar="http://HEAD:8265", envvar="RAY_API_SERVER_ADDRESS")
+    ],
+    settings: Settings = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Upload this folder, which holds the job file and what else the job needs: your own module, "
+            "a small model. Unset, the job file alone is uploaded.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the Ray job; unset, Ray makes one.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log until the job has ended.")] = True,
+    stop_on_interrupt: Annotated[
+        bool,
+        typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job; unset, Ctrl-C leaves it running."),
+    ] = False,
+) -> None:
+    """Run a job on a Ray cluster that is elsewhere, follow its log, and end as it ends.
+
+    Uploads the job file and this version of ray_pipelines; the cluster's nodes need its dependencies (Ray in the same
+    version, torch, transformers). Paths in the job file are seen from the cluster. A job file that holds a secret is
+    refused: give HF_TOKEN and cloud credentials to the nodes. The cluster's token, where it wants one, is taken from
+    RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, unless RAY_AUTH_MODE says disabled.
+
+    Example: ray-pipelines submit job.yaml --address http://head:8265 --set workers.num_gpus=1
+
+    A small model beside it: ray-pipelines submit jobs/digits.yaml --working-dir . --address http://head:8265
+
+    The Ray job succeeds with dead letters too, as they are within max_error_rate; this command then ends with 3.
+    """
+    from ray_pipelines.data import submit as jobs
+
+    try:
+        client = jobs.connect(address)
+        job_id = jobs.submit(client, job_file, settings or [], working_dir, name)
+    except RayPipelinesError as error:
+        _fail(error, error.exit_status)
+    how = f"ray job logs --follow {job_id} --address {address}"
+    err.print(f"Ray job [bold]{escape(job_id)}[/] is submitted.", highlight=False)
+    if not wait:
+        out.print(job_id, highlight=False)
+        err.print(f"Follow it: {escape(how)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_DONE)
+    try:
+        for piece in jobs.follow(client, job_id):
+            typer.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        if stop_on_interrupt:
+            client.stop_job(job_id)
+            err.print("The job is being stopped. What it has written stays.", highlight=False)
+        else:
+            stop = f"ray job stop {job_id} --address {address}"
+            err.print(f"The job goes on.\n  follow it: {escape(how)}\n  stop it:   {escape(stop)}", soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    details = client.get_job_info(job_id)
+    err.print(f"Ray job {escape(job_id)}: {details.status.value}", highlight=False)
+    raise typer.Exit(jobs.exit_status(client, job_id))
 
 
 @app.command(epilog=EPILOG)

@@ -46,7 +46,13 @@ MAX_MESSAGE_CHARS = 500
 
 
 class RayPipelinesError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes:
+        exit_status: What a command ends with that this error ends.
+    """
+
+    exit_status = 1
 
 
 class ConfigError(RayPipelinesError, ValueError):
@@ -55,6 +61,8 @@ class ConfigError(RayPipelinesError, ValueError):
     Attributes:
         problems: One line for each problem, each starting with the key that is wrong.
     """
+
+    exit_status = 2
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)

@@ -26,11 +26,13 @@ from rich.table import Table
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.metrics import Progress, RunReport
 
-__all__ = ["filtered_stderr", "live_progress", "prediction_table", "summary_table"]
+__all__ = ["DEAD_LETTERS_LINE", "filtered_stderr", "live_progress", "prediction_table", "summary_table"]
 
 QUIET_INTERVAL_S = 10.0
 NOISE = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
 MAX_CELL_CHARS = 60
+DEAD_LETTERS_LINE = "ray-pipelines: done, with dead letters"
+"""How a run that ends with 0 although it has dead letters says so; `data/submit.py` looks for it in the log."""
 
 
 @contextmanager
