@@ -11,6 +11,8 @@ import pyarrow as pa
 import torch
 from transformers.utils import ModelOutput
 
+from ray_pipelines.engine.compact import decode, encode
+
 __all__ = ["PackedChunks", "pack", "packed_bytes", "unpack"]
 
 JSON = "json"
@@ -32,9 +34,7 @@ def pack(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         packed.append({"name": "", "dtype": MODEL_OUTPUT, "shape": [], "data": b""})
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-            dtype = str(value.dtype).removeprefix("torch.")
+            dtype, data = encode(value)
             packed.append({"name": name, "dtype": dtype, "shape": list(value.shape), "data": data})
         else:
             packed.append({"name": name, "dtype": JSON, "shape": [], "data": json.dumps(value).encode()})
@@ -108,7 +108,5 @@ def _chunk(tensors: Iterable[tuple[str, str, Sequence[int], Any]]) -> Mapping[st
         elif dtype == JSON:
             values[name] = json.loads(bytes(data))
         else:
-            content, torch_dtype = bytearray(data), getattr(torch, dtype)
-            flat = torch.frombuffer(content, dtype=torch_dtype) if content else torch.empty(0, dtype=torch_dtype)
-            values[name] = flat.reshape(tuple(shape))
+            values[name] = decode(dtype, shape, data)
     return ModelOutput(values) if is_model_output else values
