@@ -108,6 +108,5 @@ TASK = Task(
     result_description="list of {score, start, end, answer}, best first; start and end are characters of the context",
     to_item=to_item,
     to_result=to_result,
-    sequence_outputs=("start", "end", "p_mask", "offset_mapping"),
     chunked=True,
 )

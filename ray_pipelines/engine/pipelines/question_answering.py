@@ -11,7 +11,8 @@ Source: the behaviour of transformers 4.57.6, pipelines/question_answering.py. W
 - where the tokenizer pads at the left (XLNet), the question's tokens cannot be answers, and the null answer is read at
   the model's own [CLS] token rather than at the first token;
 - a `max_question_len` that is set cuts the question; there it did nothing;
-- a chunk carries the characters of its tokens rather than the tokenizer's encoding.
+- a chunk carries the characters of its tokens rather than the tokenizer's encoding, and is reduced to its best spans
+  where its model runs, so that neither logits nor offsets go any further.
 
 Only fast tokenizers, which are all that transformers 5 has for these models.
 """
@@ -32,6 +33,7 @@ from ray_pipelines.engine.pipelines import register_task
 from ray_pipelines.engine.pipelines._answer_spans import (
     CLS,
     CONTEXT,
+    MASKED,
     NO_ANSWER,
     best_spans,
     characters,
@@ -43,7 +45,8 @@ from ray_pipelines.errors import InvalidInput
 __all__ = ["QuestionAnsweringPipeline", "register"]
 
 PREPROCESS = ("padding", "doc_stride", "max_question_len", "max_seq_len")
-POSTPROCESS = ("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words")
+FORWARD = ("top_k", "max_answer_len", "align_to_words")
+POSTPROCESS = ("top_k", "handle_impossible_answer")
 
 
 class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transformers is untyped here
@@ -69,11 +72,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
             if parameters.get(name) is not None and parameters[name] < 1:
                 raise ValueError(f"{name}: expected 1 or more; got {parameters[name]}.")
         preprocess = {name: parameters.pop(name) for name in PREPROCESS if name in parameters}
-        postprocess = {name: parameters.pop(name) for name in POSTPROCESS if name in parameters}
-        if parameters:
-            raise TypeError(f"question-answering has no parameter {', '.join(sorted(parameters))}.")
-        postprocess = {name: value for name, value in postprocess.items() if value is not None}
-        return preprocess, {}, postprocess
+        given = {name: value for name, value in parameters.items() if value is not None}
+        forward, postprocess = (
+            {name: given[name] for name in names if name in given} for names in (FORWARD, POSTPROCESS)
+        )
+        unknown = parameters.keys() - {*FORWARD, *POSTPROCESS}
+        if unknown:
+            raise TypeError(f"question-answering has no parameter {', '.join(sorted(unknown))}.")
+        return preprocess, forward, postprocess
 
     def __call__(self, *args: Any, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
         """The answers to one or several questions.
@@ -173,24 +179,48 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
             )
         return question
 
-    def _forward(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Logits `float[batch, tokens]` of where an answer starts and ends, and what `postprocess` needs too."""
+    def _forward(
+        self, inputs: Mapping[str, Any], top_k: int = 1, max_answer_len: int = 15, align_to_words: bool = True
+    ) -> dict[str, Any]:
+        """The best spans of each chunk; in a batch, lists of one value per chunk.
+
+        Args:
+            inputs: What `preprocess` yields, or a batch of it.
+            top_k: How many answers are asked for.
+            max_answer_len: Tokens of an answer at most.
+            align_to_words: Widen answers to whole words.
+
+        Returns:
+            `spans` (a list of `[start, end, score]` in characters, best first), `null_score` (`float32[batch]`),
+            `confidence` (`float32[batch, 2]`: the highest logits, by which the executor checks that batches change
+            nothing), `sentence` and `is_last`.
+        """
         names = [name for name in self.tokenizer.model_input_names if name in inputs]
         outputs = self.model(**{name: inputs[name] for name in names}, **self._model_arguments)
-        if isinstance(outputs, dict):
-            start, end = outputs["start_logits"], outputs["end_logits"]
-        else:
-            start, end = outputs[:2]
-        kept = {name: inputs[name] for name in ("p_mask", "offset_mapping", "sentence", "is_last") if name in inputs}
-        return {"start": start, "end": end, **kept}
+        start, end = (outputs["start_logits"], outputs["end_logits"]) if isinstance(outputs, dict) else outputs[:2]
+        kinds = inputs["p_mask"]
+        starts, ends, null_scores = probabilities(start, end, kinds)
+        # Several spans may become one answer, so that more are looked at than are asked for.
+        num_spans = top_k * 2 + 10 if align_to_words else top_k
+        first, last, scores = best_spans(starts, ends, kinds == CONTEXT, num_spans, max_answer_len)
+        begin, stop = characters(inputs["offset_mapping"], first, last, align_to_words)
+        spans = [
+            [span for span in zip(*chunk, strict=True) if span[2] >= 0]
+            for chunk in zip(begin.tolist(), stop.tolist(), scores.tolist(), strict=True)
+        ]
+        is_batch = isinstance(inputs["sentence"], list)
+        can_be = kinds != NO_ANSWER
+        confidence = [logits.float().masked_fill(~can_be, MASKED).amax(dim=-1) for logits in (start, end)]
+        return {
+            "spans": spans if is_batch else spans[0],
+            "null_score": null_scores,
+            "confidence": torch.stack(confidence, dim=-1),
+            "sentence": inputs["sentence"],
+            "is_last": inputs.get("is_last", True),
+        }
 
     def postprocess(
-        self,
-        model_outputs: Sequence[Mapping[str, Any]],
-        top_k: int = 1,
-        handle_impossible_answer: bool = False,
-        max_answer_len: int = 15,
-        align_to_words: bool = True,
+        self, model_outputs: Sequence[Mapping[str, Any]], top_k: int = 1, handle_impossible_answer: bool = False
     ) -> Any:
         """The best answers of all chunks, best first; without its list if there is one.
 
@@ -198,21 +228,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
             model_outputs: Of each chunk, in order.
             top_k: How many answers to give at most.
             handle_impossible_answer: Let "no answer" compete, with the lowest null score of any chunk.
-            max_answer_len: Tokens of an answer at most.
-            align_to_words: Widen answers to whole words.
         """
-        context = _text(model_outputs[0]["sentence"])
+        context = model_outputs[0]["sentence"]
         answers: dict[str, dict[str, Any]] = {}
-        null_scores = []
         for output in model_outputs:
-            p_mask = output["p_mask"][0].numpy()
-            start, end, null_score = probabilities(output["start"][0], output["end"][0], p_mask)
-            null_scores.append(null_score)
-            # Several spans may become one answer, so that more are looked at than are asked for.
-            num_spans = top_k * 2 + 10 if align_to_words else top_k
-            spans = output["offset_mapping"][0].numpy()
-            for first, last, score in best_spans(start, end, p_mask == CONTEXT, num_spans, max_answer_len):
-                begin, stop = characters(spans, first, last, align_to_words)
+            for begin, stop, score in output["spans"]:
                 answer = context[begin:stop]
                 known = answers.setdefault(
                     answer.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": answer}
@@ -220,7 +240,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
                 known["score"] += score
         found = list(answers.values())
         if handle_impossible_answer:
-            found.append({"score": min(null_scores), "start": 0, "end": 0, "answer": ""})
+            null_score = min(float(output["null_score"]) for output in model_outputs)
+            found.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
         found = sorted(found, key=lambda answer: answer["score"], reverse=True)[:top_k]
         return found[0] if len(found) == 1 else found
 
@@ -244,10 +265,6 @@ def _question_and_context(example: Mapping[str, str]) -> tuple[str, str]:
                 f"{name}: expected a text; got {'an empty one' if value == '' else type(value).__name__}."
             )
     return example["question"], example["context"]
-
-
-def _text(sentence: Any) -> str:
-    return sentence if isinstance(sentence, str) else sentence[0]
 
 
 def register() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,11 +11,16 @@ import transformers
 import ray_pipelines as rp
 from ray_pipelines.engine import pipelines
 from ray_pipelines.engine.pipelines._answer_spans import CLS, CONTEXT, NO_ANSWER, best_spans, probabilities
+from ray_pipelines.engine.transfer import pack
 from tests.cases.dropped_text import RECORDED
 from tests.closeness import assert_close
 
 Model = Callable[[str], str]
 CONTEXT_TEXT = "Angela Merkel met Barack Obama in Berlin, Germany on Monday."
+
+
+def packed_bytes(chunk: object) -> int:
+    return sum(len(tensor["data"]) for tensor in pack(chunk))
 
 
 def ask(model: str, item: dict[str, str], **parameters: object) -> object:
@@ -50,16 +54,27 @@ def test_a_question_is_never_its_own_answer_where_padding_is_at_the_left(model: 
 
 def test_same_answers_of_several_chunks_add_up_and_stay_where_they_were_first(model: Model) -> None:
     pipe = load(model("bert-qa"))
-    context = "a dog, a Dog"
-    offsets = torch.tensor([[[0, 0, -1, -1], [2, 5, 2, 5]]]), torch.tensor([[[0, 0, -1, -1], [9, 12, 9, 12]]])
-    logits, p_mask = torch.tensor([[0.0, 1.0]]), torch.tensor([[CLS, CONTEXT]])
     chunks = [
-        {"start": logits, "end": logits, "p_mask": p_mask, "offset_mapping": spans, "sentence": sentence}
-        for spans, sentence in zip(offsets, (context, ""), strict=True)
+        {"spans": [[2, 5, 0.25], [2, 3, 0.1]], "null_score": torch.tensor([0.5]), "sentence": "a dog, a Dog"},
+        {"spans": [[9, 12, 0.5]], "null_score": torch.tensor([0.3]), "sentence": ""},
     ]
-    score = float(torch.softmax(logits[0], 0)[1] ** 2)
-    expected = {"score": 2 * score, "start": 2, "end": 5, "answer": "dog"}
+    expected = {"score": 0.75, "start": 2, "end": 5, "answer": "dog"}
     assert_close(pipe.postprocess(chunks), expected)
+    none = {"score": 0.3, "start": 0, "end": 0, "answer": ""}
+    assert_close(pipe.postprocess(chunks, top_k=2, handle_impossible_answer=True), [expected, none])
+
+
+def test_only_spans_leave_a_chunk_whose_inputs_are_small(model: Model) -> None:
+    steps = rp.pipeline("question-answering", model=model("bert-qa"), device="cpu")._runner().steps
+    item = {"question": "Who met Barack Obama?", "context": " ".join([CONTEXT_TEXT] * 150)}
+    chunks = list(steps.preprocess(item))
+    size = len(item["context"])
+    inputs = [packed_bytes(chunk) for chunk in chunks]
+    num_tokens = chunks[0]["input_ids"].shape[1]
+    assert len(chunks) > 20 and size > 9000
+    assert max(inputs[1:]) <= 12 * num_tokens + 100 and inputs[0] <= 12 * num_tokens + 100 + size
+    outputs = [packed_bytes(steps.forward(chunk)) for chunk in chunks]
+    assert max(outputs[1:]) < 600 and outputs[0] < 600 + size
 
 
 def test_max_question_len_cuts_the_question(model: Model) -> None:
@@ -112,22 +127,44 @@ def test_the_pipeline_takes_all_the_forms_that_it_took(model: Model) -> None:
 
 
 def test_best_spans_are_in_order_and_within_bounds() -> None:
-    rng = np.random.default_rng(0)
-    start, end = rng.random((2, 12), dtype=np.float32)
-    can_answer = np.array([False, False] + [True] * 9 + [False])
-    spans = list(best_spans(start, end, can_answer, 1000, 3))
+    start, end = torch.rand(2, 1, 12, generator=torch.Generator().manual_seed(0))
+    can_answer = torch.tensor([[False, False] + [True] * 9 + [False]])
+    spans = spans_of(best_spans(start, end, can_answer, 1000, 3))
     expected = [
-        (first, last, float(start[first] * end[last]))
+        (first, last, float(start[0, first] * end[0, last]))
         for first in range(2, 11)
         for last in range(first, min(first + 3, 11))
     ]
     assert sorted(spans) == sorted(expected)
     assert [score for *_, score in spans] == sorted((score for *_, score in spans), reverse=True)
-    assert list(best_spans(start, end, np.zeros(12, dtype=bool), 5, 3)) == []
+    assert spans_of(best_spans(start, end, can_answer, 4, 3)) == spans[:4]
+    assert spans_of(best_spans(start, end, torch.zeros_like(can_answer), 5, 300)) == []
+
+
+def spans_of(found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> list[tuple[int, int, float]]:
+    return [span for span in zip(*(values[0].tolist() for values in found), strict=True) if span[2] >= 0]
+
+
+def test_of_equal_spans_the_earlier_comes_first() -> None:
+    even = torch.full((1, 30), 1 / 30)
+    spans = spans_of(best_spans(even, even, torch.ones(1, 30, dtype=torch.bool), 40, 3))
+    assert [span[:2] for span in spans] == [(first, first + more) for first in range(14) for more in range(3)][:40]
+
+
+def test_padding_changes_no_span() -> None:
+    logits = torch.randn(2, 1, 20, generator=torch.Generator().manual_seed(0))
+    kinds = torch.tensor([[CLS] + [NO_ANSWER] * 4 + [CONTEXT] * 14 + [NO_ANSWER]])
+    alone = probabilities(*logits, kinds)
+    padded = torch.nn.functional.pad(logits, (0, 13), value=9.0)
+    together = probabilities(*padded, torch.nn.functional.pad(kinds, (0, 13), value=NO_ANSWER))
+    assert_close([float(alone[2])], [float(together[2])])
+    one = spans_of(best_spans(*alone[:2], kinds == CONTEXT, 50, 15))
+    other = spans_of(best_spans(*together[:2], torch.nn.functional.pad(kinds, (0, 13), value=1) == CONTEXT, 50, 15))
+    assert_close(one, other)
 
 
 def test_the_share_of_the_first_special_token_is_the_null_score() -> None:
-    p_mask = np.array([CLS, NO_ANSWER, CONTEXT])
-    start, end, null_score = probabilities(torch.tensor([0.0, 9.0, 0.0]), torch.tensor([0.0, 9.0, 0.0]), p_mask)
-    assert null_score == pytest.approx(0.25)
-    assert start[1] == end[1] == 0
+    kinds = torch.tensor([[CLS, NO_ANSWER, CONTEXT]])
+    start, end, null_score = probabilities(torch.tensor([[0.0, 9.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0]]), kinds)
+    assert float(null_score) == pytest.approx(0.25)
+    assert start[0, 1] == end[0, 1] == 0
