@@ -22,11 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.media.limits import MediaLimits
+from ray_pipelines.storage import FilesystemConfig
 from ray_pipelines.validation import did_you_mean
 
 __all__ = [
     "BatchConfig",
     "Constant",
+    "FilesystemConfig",
     "Job",
     "MediaLimits",
     "ModelConfig",
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
-ReadFormat = Literal["parquet", "jsonl", "csv", "text", "images"]
+ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
 WriteFormat = Literal["parquet", "jsonl"]
 
 
@@ -182,6 +184,15 @@ class ReadConfig(_Config):
 
     path: str | tuple[str, ...] = Field(description="File, folder or glob; local or a URI such as s3://bucket/folder.")
     format: ReadFormat | None = Field(None, description="Unset, by the files' extensions.")
+    filesystem: FilesystemConfig = Field(
+        default_factory=FilesystemConfig,
+        description="How files are reached; also for media that rows name by URI, and for writing unless "
+        "write.filesystem is set.",
+    )
+    partitions: dict[str, str | int | tuple[str | int, ...]] = Field(
+        default_factory=dict,
+        description="Values of partition columns (folders such as year=2026) to read; unset, all.",
+    )
     columns: tuple[str, ...] | None = Field(
         None, description="Columns to read besides those of `inputs`; unset, all (write.columns narrows them)."
     )
@@ -203,6 +214,9 @@ class WriteConfig(_Config):
     format: WriteFormat = Field("parquet", description="Format of results and dead letters.")
     columns: tuple[str, ...] | None = Field(
         None, description="Columns of the input to keep beside the prediction; unset, all."
+    )
+    filesystem: FilesystemConfig | None = Field(
+        None, description="How the output is reached; unset, as read.filesystem says."
     )
     mode: Literal["error", "overwrite"] = Field(
         "error", description="What to do if the folder holds the output of a finished run."
@@ -241,6 +255,19 @@ class Job(_Config):
     max_error_rate: float = Field(
         0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
     )
+
+    @property
+    def read_filesystem(self) -> FilesystemConfig:
+        """How the input is reached, as this process's environment completes it; asked for on the driver."""
+        return self.read.filesystem.resolved()
+
+    @property
+    def write_filesystem(self) -> FilesystemConfig:
+        """How the output is reached, as this process's environment completes it; asked for on the driver."""
+        own = self.write.filesystem
+        # A public bucket is read without credentials, but nobody writes without any.
+        inherited = self.read.filesystem.model_copy(update={"anonymous": False})
+        return (own if own is not None else inherited).resolved()
 
 
 def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from ray_pipelines import tasks
-from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, WorkersConfig
+from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits, ModelConfig, WorkersConfig
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
@@ -50,6 +50,7 @@ def pipeline(
     batch_size: int | None = None,
     batch: BatchConfig | Mapping[str, Any] | None = None,
     limits: MediaLimits | Mapping[str, Any] | None = None,
+    filesystem: FilesystemConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
     output_column: str = "prediction",
     **task_parameters: Any,
@@ -74,6 +75,7 @@ def pipeline(
         num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         batch, limits: As in a job file.
+        filesystem: How media that rows name by URI are opened; as `read.filesystem` in a job file.
         seed: With a row's content, the seed of that row where the task draws random numbers.
         output_column: Name of the column of results.
         **task_parameters: Parameters of the task, e.g. `top_k=3`; `ray-pipelines tasks NAME` lists them.
@@ -137,6 +139,7 @@ def pipeline(
     workers_config = _validated(WorkersConfig, workers, "workers", problems)
     batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
     limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
+    filesystem_config = _validated(FilesystemConfig, _as_dict(filesystem), "filesystem", problems)
     if task is None and not problems:
         task = _task_of_model(model_config)
     if task is not None:
@@ -156,6 +159,7 @@ def pipeline(
         workers=workers_config,
         batch=batch_config,
         limits=limits_config,
+        filesystem=filesystem_config,
         seed=seed,
         output_column=output_column,
         instances=instances,

@@ -1,32 +1,51 @@
-"""Which files a job reads, in which format, and the units of work that they make.
+"""Which files a job reads, and in which format.
 
-A unit is a file, or some row groups of a Parquet file; a row's identity is its file and its position in it. Files are
-found through fsspec, so that a path is local or any URI that fsspec knows.
+Files are found through fsspec, so that a path is local or any URI that fsspec knows; a row's identity is its file and
+its position in it.
 """
 
 from __future__ import annotations
 
+import logging
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
-
-import fsspec
+from urllib.parse import unquote
 
 from ray_pipelines.config import ReadConfig, ReadFormat
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.storage import (
+    COMPRESSIONS,
+    FilesystemConfig,
+    explain,
+    filesystem_of,
+    is_remote,
+    probe,
+    storage_errors,
+)
 from ray_pipelines.validation import did_you_mean
 
-__all__ = ["SourceFile", "find_files", "format_of", "open_file", "partition_values"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["MEDIA_FORMATS", "SourceFile", "extension", "find_files", "format_of", "partition_values"]
 
 EXTENSIONS: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet", ".pq"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "csv": (".csv", ".tsv"),
     "text": (".txt",),
-    "images": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    "arrow": (".arrow",),
+    "webdataset": (".tar", ".tgz"),
+    "images": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".amr", ".wma"),
+    "video": (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg"),
+    "binary": (),
 }
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+MEDIA_FORMATS = ("images", "audio", "video")
+SAVED_DATASET_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""What `datasets.Dataset.save_to_disk` writes beside its Arrow files."""
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -41,30 +60,42 @@ class SourceFile:
 
     path: str
     num_bytes: int
-    partition: dict[str, str] = field(default_factory=dict)
+    partition: dict[str, str | None] = field(default_factory=dict)
 
 
-def find_files(read: ReadConfig) -> tuple[ReadFormat, list[SourceFile]]:
+@dataclass(frozen=True)
+class _Found:
+    file: SourceFile
+    named: bool
+    """Whether the job names the file itself, rather than a folder or pattern."""
+
+
+def find_files(read: ReadConfig, filesystem: FilesystemConfig) -> tuple[ReadFormat, list[SourceFile]]:
     """The format and the files of `read`, sorted by path.
 
     Raises:
         ConfigError: A path does not exist, has no files, or the format cannot be told from the extensions.
     """
     problems: list[str] = []
-    found: list[tuple[str, SourceFile]] = []
+    found: list[_Found] = []
     for path in read.paths:
-        files = _files_under(path)
-        if not files:
-            problems.append(f"read.path: {path} does not exist, or has no files.{_nearest(path)}")
+        problem = _address_problem(path, filesystem)
+        files = [] if problem else _files_under(path, filesystem)
+        if not problem and not files:
+            problem = f"read.path: {path} does not exist, or has no files.{_nearest(path)}"
+        problems += [problem] if problem else []
         found += files
     if problems:
         raise ConfigError(problems)
-    read_format = read.format or format_of([file.path for _, file in found])
-    matching = [file for _, file in found if extension(file.path) in EXTENSIONS[read_format]]
-    chosen = matching or [file for _, file in found]
-    if read_format == "images" and not matching:
-        raise ConfigError(f"read.format: there are no image files ({', '.join(EXTENSIONS['images'])}) in {read.path}.")
-    return read_format, sorted({file.path: file for file in chosen}.values(), key=lambda file: file.path)
+    read_format = read.format or format_of([each.file.path for each in found])
+    endings = EXTENSIONS[read_format]
+    matching = [each.file for each in found if each.named or extension(each.file.path) in endings]
+    chosen = matching if matching else [each.file for each in found]
+    if read_format in MEDIA_FORMATS and not matching:
+        raise ConfigError(f"read.format: there are no {read_format} files ({', '.join(endings)}) in {read.path}.")
+    chosen = chosen if endings else [each.file for each in found]
+    kept = _of_partitions(chosen, read.partitions)
+    return read_format, sorted({file.path: file for file in kept}.values(), key=lambda file: file.path)
 
 
 def format_of(paths: Sequence[str]) -> ReadFormat:
@@ -91,47 +122,93 @@ def extension(path: str) -> str:
     return posixpath.splitext(stem)[1] if ending in COMPRESSIONS else ending
 
 
-def open_file(path: str) -> Any:
-    """The file as a context manager that opens it for reading bytes, decompressed."""
-    return fsspec.open(path, "rb", compression="infer")
-
-
-def partition_values(path: str) -> dict[str, str]:
+def partition_values(path: str) -> dict[str, str | None]:
     """The hive partition columns in a path.
 
-    >>> partition_values("data/split=train/year=2026/part-0.parquet")
-    {'split': 'train', 'year': '2026'}
+    >>> partition_values("data/split=train/place=S%C3%A3o%20Paulo/part-0.parquet")
+    {'split': 'train', 'place': 'São Paulo'}
     """
     pairs = (part.split("=", 1) for part in path.split("/")[:-1] if part.count("=") == 1)
-    return {key: value for key, value in pairs if key}
+    return {key: None if value == NULL_PARTITION else unquote(value) for key, value in pairs if key}
 
 
-def _files_under(path: str) -> list[tuple[str, SourceFile]]:
+def _of_partitions(files: Sequence[SourceFile], wanted: Mapping[str, Any]) -> list[SourceFile]:
+    """The files whose partition columns have one of the wanted values."""
+    values = {
+        name: {str(v) for v in (value if isinstance(value, tuple) else (value,))} for name, value in wanted.items()
+    }
+    problems = []
+    for name, chosen in values.items():
+        found = {file.partition[name] for file in files if name in file.partition}
+        if not found:
+            known = sorted({column for file in files for column in file.partition})
+            problems.append(
+                f"read.partitions.{name}: no file has this partition column.{did_you_mean(name, known)} "
+                f"There are: {', '.join(known) or 'none'}."
+            )
+        elif not found & chosen:
+            problems.append(
+                f"read.partitions.{name}: expected one of {', '.join(sorted(map(str, found))[:10])}; got "
+                f"{', '.join(sorted(chosen))}."
+            )
+    kept = [file for file in files if all(file.partition.get(name) in chosen for name, chosen in values.items())]
+    if not problems and not kept:
+        problems.append("read.partitions: no file has all of these values.")
+    if problems:
+        raise ConfigError(problems)
+    return kept
+
+
+def _address_problem(path: str, filesystem: FilesystemConfig) -> str | None:
+    if "@" in path.partition("://")[2].split("/")[0]:
+        return "read.path: expected an address without credentials; put them into read.filesystem or the environment."
+    problem = probe(path, filesystem)
+    return f"read.{problem}" if problem else None
+
+
+def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
     try:
-        filesystem, root = fsspec.core.url_to_fs(path)
-        if any(character in root for character in "*?["):
+        filesystem, root = filesystem_of(path, config)
+        is_pattern = any(character in root for character in "*?[") and not filesystem.exists(root)
+        named = not is_pattern and filesystem.isfile(root)
+        if is_pattern:
             details = filesystem.glob(root, detail=True)
-        elif filesystem.isfile(root):
+        elif named:
             details = {root: filesystem.info(root)}
         else:
             details = filesystem.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"read.path: {path} cannot be listed: {error}.") from None
-    prefix = posixpath.commonprefix([root]) if "=" in root else root.split("*")[0]
+            if is_remote(path) and not details:
+                filesystem.ls(root)
+    except FileNotFoundError as error:
+        if not is_remote(path):
+            return []
+        raise ConfigError(f"read.path: {path}: {explain(path, error, config)}") from None
+    except storage_errors() as error:
+        raise ConfigError(f"read.path: {path} cannot be listed: {explain(path, error, config)}") from None
+    base = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0]) if is_pattern else root.rstrip("/")
     files = []
     for name, info in sorted(details.items()):
-        relative = name[len(prefix) :] if name.startswith(prefix) else name
-        hidden = any(part.startswith((".", "_")) for part in relative.split("/") if part)
-        if info["type"] == "file" and not (hidden and name != root):
+        hidden = any(part.startswith((".", "_")) for part in name.removeprefix(base).split("/") if part)
+        if (named or not hidden) and _is_file(name, info, filesystem):
             uri = filesystem.unstrip_protocol(name) if "://" in path else name
-            files.append((name, SourceFile(uri, int(info.get("size") or 0), partition_values(name))))
-    return files
+            files.append(_Found(SourceFile(uri, int(info.get("size") or 0), partition_values(name)), named))
+    beside_arrow = any(extension(each.file.path) == ".arrow" for each in files)
+    return [each for each in files if not (beside_arrow and posixpath.basename(each.file.path) in SAVED_DATASET_FILES)]
+
+
+def _is_file(name: str, info: Mapping[str, Any], filesystem: Any) -> bool:
+    """Whether a listed name is a file, or a link to one; links to folders may lead in circles and are not followed."""
+    if not info.get("islink"):
+        return bool(info["type"] == "file")
+    if filesystem.isdir(name):
+        logger.warning("read.path: %s is a link to a folder and is not followed; name the folder itself.", name)
+    return bool(filesystem.isfile(name))
 
 
 def _nearest(path: str) -> str:
-    if "://" in path:
+    if is_remote(path):
         return ""
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = filesystem_of(path, FilesystemConfig())
     parent = posixpath.dirname(root.rstrip("/"))
     if not filesystem.isdir(parent):
         return ""

@@ -67,6 +67,7 @@ def spec_of_job(job: Job) -> PipelineSpec:
         workers=job.workers,
         batch=job.batch,
         limits=job.limits,
+        filesystem=job.read.filesystem,
         seed=job.seed,
         output_column=job.output_column,
     )
@@ -85,7 +86,7 @@ def check_job(job: Job) -> Input:
         source = describe_input(job)
     except ConfigError as error:
         problems += error.problems
-    problems += Output.of(job.write).problems(job.write.mode)
+    problems += Output.of(job).problems(job.write.mode)
     if problems or source is None:
         raise ConfigError(problems)
     return source
@@ -120,7 +121,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
     plan = plan_chunks(rows, setup, plan, nodes, num_rows)
     provenance = _provenance(job, setup)
-    output = Output.of(job.write)
+    output = Output.of(job)
     output.start(provenance["run_id"])
     blocks = apply_stages(rows, setup, plan).map_batches(
         partial(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from ray_pipelines import tasks
 from ray_pipelines.config import (
     BatchConfig,
+    FilesystemConfig,
     MediaLimits,
     ModelConfig,
     WorkersConfig,
@@ -54,6 +55,7 @@ class PipelineSpec:
         workers: Workers and their resources.
         batch: How rows share a forward.
         limits: What decoding a row's media may cost.
+        filesystem: How media that rows name by URI are opened.
         seed: With a row's content, the seed of that row where the task draws random numbers.
         output_column: Name of the column of results.
         instances: Objects passed in place of names: a model, a tokenizer, a pipeline class.
@@ -65,6 +67,7 @@ class PipelineSpec:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     limits: MediaLimits = field(default_factory=MediaLimits)
+    filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
     seed: int = 0
     output_column: str = "prediction"
     instances: Mapping[str, Any] = field(default_factory=dict)
@@ -261,6 +264,7 @@ class PipelineSpec:
             result_type=known_type,
             batch=self.batch,
             limits=self.limits,
+            filesystem=self.filesystem.resolved(),
             seed=self.seed,
             device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
             num_threads=plan.num_threads,

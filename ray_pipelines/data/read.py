@@ -20,9 +20,10 @@ from ray_pipelines import tasks
 from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
 from ray_pipelines.data.counting import add_counters
 from ray_pipelines.data.files import SourceFile, find_files
-from ray_pipelines.data.formats import Unit, read_unit, sample_schema, units_of_file
+from ray_pipelines.data.formats import Unit, read_units, sample_schema, units_of_file
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.storage import FilesystemConfig
 from ray_pipelines.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Input:
         schema: The columns to read.
         inputs: Input of the task: column, or a value for all rows.
         kept_columns: Columns of the input that stand beside the prediction.
+        filesystem: How the files are reached.
     """
 
     read_format: ReadFormat
@@ -51,6 +53,7 @@ class Input:
     schema: pa.Schema
     inputs: dict[str, Any]
     kept_columns: tuple[str, ...]
+    filesystem: FilesystemConfig
 
     @property
     def dropped_columns(self) -> tuple[str, ...]:
@@ -65,10 +68,11 @@ def describe_input(job: Job) -> Input:
         ConfigError: One line per problem: no files, no such column, an output column that is there already.
     """
     task = tasks.resolve(job.task, has_own_pipeline=True)
-    read_format, files = find_files(job.read)
+    filesystem = job.read_filesystem
+    read_format, files = find_files(job.read, filesystem)
     mapped, _ = split_inputs(job.inputs)
     texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality in ("text", "chat")]
-    schema = sample_schema(files[0], read_format, texts)
+    schema = sample_schema(files, read_format, texts, filesystem)
     inputs = job.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
     problems = input_problems(task, inputs, schema.names)
     for where, columns in (("read.columns", job.read.columns), ("write.columns", job.write.columns)):
@@ -94,6 +98,7 @@ def describe_input(job: Job) -> Input:
         schema=pa.schema([column for column in schema if column.name in wanted]),
         inputs=dict(inputs),
         kept_columns=tuple(name for name in schema.names if name in kept),
+        filesystem=filesystem,
     )
 
 
@@ -104,7 +109,9 @@ def read_dataset(source: Input, job: Job) -> tuple[Dataset, int | None]:
     with ThreadPoolExecutor(METADATA_THREADS) as threads:
         units = [
             unit
-            for of_file in threads.map(partial(units_of_file, read_format=source.read_format), source.files)
+            for of_file in threads.map(
+                partial(units_of_file, read_format=source.read_format, filesystem=source.filesystem), source.files
+            )
             for unit in of_file
         ]
     datasource = _datasource(units, source, job.read.rows_per_block)
@@ -135,7 +142,7 @@ def _datasource(units: Sequence[Unit], source: Input, rows_per_table: int) -> An
             shares = [units[index::num_tasks] for index in range(num_tasks)]
             return [
                 ReadTask(
-                    partial(_read_units, share, source.read_format, source.schema, rows_per_table),
+                    partial(_read_units, share, source, rows_per_table),
                     BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
                 )
                 for share in shares
@@ -145,11 +152,8 @@ def _datasource(units: Sequence[Unit], source: Input, rows_per_table: int) -> An
     return UnitDatasource()
 
 
-def _read_units(
-    units: Sequence[Unit], read_format: ReadFormat, schema: pa.Schema, rows_per_table: int
-) -> Iterator[pa.Table]:
-    for unit in units:
+def _read_units(units: Sequence[Unit], source: Input, rows_per_table: int) -> Iterator[pa.Table]:
+    start_s = time.perf_counter()
+    for table in read_units(units, source.read_format, source.schema, rows_per_table, source.filesystem):
+        yield add_counters(table, Counters(read_s=time.perf_counter() - start_s))
         start_s = time.perf_counter()
-        for table in read_unit(unit, read_format, schema, rows_per_table):
-            yield add_counters(table, Counters(read_s=time.perf_counter() - start_s))
-            start_s = time.perf_counter()

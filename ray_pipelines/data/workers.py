@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ import pyarrow as pa
 
 from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
-from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits
 from ray_pipelines.data.counting import WorkerClock, add_counters
+from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
@@ -69,6 +70,7 @@ class WorkerSetup:
         device: Torch device, or None to let transformers choose.
         num_threads: Torch threads.
         timeout_s: Seconds that a step may take; None for no limit.
+        filesystem: How media that rows name by URI are opened.
     """
 
     task_name: str
@@ -89,6 +91,7 @@ class WorkerSetup:
     dropped_columns: tuple[str, ...] = ()
     is_counted: bool = False
     timeout_s: float | None = None
+    filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
@@ -228,12 +231,18 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Se
     """What the pipeline takes of each of `rows`, or its error; decoded one at a time, as the runner asks for them."""
     read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
     columns = {name: table[column] for name, column in setup.inputs.items()}
-    for place, row in enumerate(rows):
+
+    def fields_of(row: int) -> dict[str, Any] | RowError:
         if read_errors is not None and read_errors[row].is_valid:
-            yield RowError(**read_errors[row].as_py())
-            continue
-        fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
-        if runner.steps.task.result_type is None and len(fields) == 1:
+            return RowError(**read_errors[row].as_py())
+        return {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+
+    modalities = {each.name: each.modality for each in runner.steps.task.inputs}
+    found = fetched(map(fields_of, rows), modalities, setup.limits, setup.filesystem)
+    for place, fields in enumerate(found):
+        if isinstance(fields, RowError):
+            yield fields
+        elif runner.steps.task.result_type is None and len(fields) == 1:
             yield next(iter(fields.values()))
         else:
             decode = partial(runner.steps.item_of_fields, fields)

@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ray_pipelines.config import Job, WriteConfig
+from ray_pipelines.config import Job
 from ray_pipelines.data.counting import counters_of
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.workers import ERROR_COLUMN
+from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of, open_file, storage_errors
 
 __all__ = ["BLOCK_STATS", "Output", "write_block"]
 
@@ -58,28 +58,32 @@ class Output:
     Attributes:
         path: An absolute path or a URI: the tasks that write may run in another working directory.
         file_format: `parquet` or `jsonl`.
+        filesystem: How it is reached.
     """
 
     path: str
     file_format: str
+    filesystem: FilesystemConfig
 
     @classmethod
-    def of(cls, write: WriteConfig) -> Output:
-        """The output that a job names."""
+    def of(cls, job: Job) -> Output:
+        """The output that a job names; asked for on the driver, whose environment may hold credentials."""
+        write = job.write
         path = write.path if "://" in write.path else str(Path(write.path).absolute())
-        return cls(path.rstrip("/"), write.format)
+        return cls(path.rstrip("/"), write.format, job.write_filesystem)
 
     def problems(self, mode: str) -> list[str]:
         """Why a run may not write here: a finished run, or files of somebody else."""
         try:
-            filesystem, root = fsspec.core.url_to_fs(self.path)
+            filesystem, root = filesystem_of(self.path, self.filesystem)
             if filesystem.isfile(root):
                 return [f"write.path: {self.path} is a file; expected a folder."]
             names = {posixpath.basename(name.rstrip("/")) for name in filesystem.ls(root, detail=False)}
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, ImportError) as error:
-            return [f"write.path: {self.path} cannot be listed: {error}."]
+        except storage_errors() as error:
+            reason = explain(self.path, error, self.filesystem, "write")
+            return [f"write.path: {self.path} cannot be listed: {reason}"]
         ours = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, STARTED}
         if names - ours and not (names & {MANIFEST, STARTED}):
             found = ", ".join(sorted(names - ours)[:3])
@@ -93,7 +97,7 @@ class Output:
 
     def start(self, run_id: str) -> None:
         """Clears what an earlier run has left and marks the folder as this run's."""
-        filesystem, root = fsspec.core.url_to_fs(self.path)
+        filesystem, root = filesystem_of(self.path, self.filesystem)
         for name in (MANIFEST, REPORT, RESULTS, DEAD_LETTERS):
             if filesystem.exists(f"{root}/{name}"):
                 filesystem.rm(f"{root}/{name}", recursive=True)
@@ -102,7 +106,7 @@ class Output:
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest: from here on, the run is finished."""
         self.write_json(MANIFEST, manifest)
-        filesystem, root = fsspec.core.url_to_fs(self.path)
+        filesystem, root = filesystem_of(self.path, self.filesystem)
         filesystem.rm(f"{root}/{STARTED}")
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
@@ -124,13 +128,13 @@ class Output:
 
     def read_table(self, relative: str) -> pa.Table:
         """A file of the output."""
-        with fsspec.open(f"{self.path}/{relative}", "rb") as file:
+        with open_file(f"{self.path}/{relative}", self.filesystem) as file:
             if relative.endswith(".parquet"):
                 return pq.read_table(file)
             return pa.Table.from_pylist([json.loads(line) for line in file])
 
     def _open(self, name: str) -> Any:
-        filesystem, root = fsspec.core.url_to_fs(self.path)
+        filesystem, root = filesystem_of(self.path, self.filesystem)
         filesystem.makedirs(posixpath.dirname(f"{root}/{name}"), exist_ok=True)
         return filesystem.open(f"{root}/{name}", "wb")
 

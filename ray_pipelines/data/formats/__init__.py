@@ -1,69 +1,129 @@
 """How each format is read: a unit of work to Arrow tables, with every row's source and position.
 
-A row that a reader cannot take (a line that is not JSON, a value that does not fit its column, a file that cannot be
-opened) keeps its place, with an error in `READ_ERROR_COLUMN`: it becomes a dead letter like any other. Column types are
-settled once, on a sample of the first file, so that they are the same in all blocks.
+A row that a reader cannot take (a line that is not JSON, a value that does not fit its column) keeps its place, with an
+error in `READ_ERROR_COLUMN`: it becomes a dead letter like any other. A file that breaks is one error, in the place of
+the row that would have come next. Column types are settled once, on samples of the files, so that they are the same in
+all blocks. A storage that does not answer at all ends the job instead: its files are not broken.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 
 from ray_pipelines.arrow import errors_to_arrow
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.data.files import SourceFile
-from ray_pipelines.data.formats import csv, jsonl, media, parquet, text
-from ray_pipelines.data.formats.unit import Reader, Unit
+from ray_pipelines.data.formats import arrow_files, csv, jsonl, parquet, text, webdataset
+from ray_pipelines.data.formats.media import BinaryFiles, MediaFiles
+from ray_pipelines.data.formats.schema import unify
+from ray_pipelines.data.formats.unit import Part, Reader, Unit
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.errors import ConfigError, JobError, RowError, attempt
+from ray_pipelines.storage import FilesystemConfig, explain, is_outage
 
-__all__ = ["ROW_COLUMN", "SOURCE_COLUMN", "Unit", "read_unit", "sample_schema", "units_of_file"]
+__all__ = ["ROW_COLUMN", "SOURCE_COLUMN", "Unit", "read_unit", "read_units", "sample_schema", "units_of_file"]
 
 SOURCE_COLUMN = "__source"
 ROW_COLUMN = "__row"
+SAMPLE_FILES = 32
+SMALL_FILE_BYTES = 8 << 20
+SMALL_FILES_AHEAD = 16
+THREADS = 16
 
 READERS: dict[ReadFormat, Reader] = {
     "parquet": parquet,
     "jsonl": jsonl,
     "csv": csv,
     "text": text,
-    "images": media,
+    "arrow": arrow_files,
+    "webdataset": webdataset,
+    "images": MediaFiles("images"),
+    "audio": MediaFiles("audio"),
+    "video": MediaFiles("video"),
+    "binary": BinaryFiles(),
 }
 
 
-def units_of_file(file: SourceFile, read_format: ReadFormat) -> list[Unit]:
-    """The units of one file."""
-    return READERS[read_format].units(file)
-
-
-def sample_schema(file: SourceFile, read_format: ReadFormat, text_columns: Sequence[str]) -> pa.Schema:
-    """The columns and types of a file, from its first rows.
-
-    Args:
-        file: The first file.
-        read_format: Its format.
-        text_columns: Columns that are strings whatever their values look like.
+def units_of_file(file: SourceFile, read_format: ReadFormat, filesystem: FilesystemConfig) -> list[Unit]:
+    """The units of one file; a file that cannot be opened is one, whose reading will say why.
 
     Raises:
-        ConfigError: The file cannot be read.
+        JobError: The storage does not answer.
     """
-    try:
-        schema = READERS[read_format].sample_schema(file)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ConfigError(f"read.path: {file.path} cannot be read as {read_format}: {error}") from None
-    for name in text_columns:
-        index = schema.get_field_index(name)
-        if index >= 0 and read_format in ("jsonl", "csv"):
-            schema = schema.set(index, pa.field(name, pa.string()))
-    for name in file.partition:
+    units = attempt("read", partial(READERS[read_format].units, file, filesystem))
+    if isinstance(units, RowError):
+        _raise_outage(file, units, filesystem)
+        return [Unit(file)]
+    return units
+
+
+def sample_schema(
+    files: Sequence[SourceFile], read_format: ReadFormat, text_columns: Sequence[str], filesystem: FilesystemConfig
+) -> pa.Schema:
+    """The columns and types of the files, from the first rows of some of them.
+
+    Args:
+        files: The files.
+        read_format: Their format.
+        text_columns: Columns that are strings whatever their values look like.
+        filesystem: How they are reached.
+
+    Raises:
+        ConfigError: None of them can be read, or their columns have types that do not go together.
+    """
+    step = max(1, len(files) // SAMPLE_FILES)
+    chosen = files[::step][:SAMPLE_FILES]
+    with ThreadPoolExecutor(THREADS) as threads:
+        sample = partial(READERS[read_format].sample_schema, filesystem=filesystem)
+        found = list(threads.map(lambda file: attempt("read", partial(sample, file)), chosen))
+    schemas = {file.path: one for file, one in zip(chosen, found, strict=True) if not isinstance(one, RowError)}
+    if not schemas:
+        first = next(one for one in found if isinstance(one, RowError))
+        cause = first.__cause__ if isinstance(first.__cause__, Exception) else first
+        reason = explain(chosen[0].path, cause, filesystem)
+        raise ConfigError(f"read.path: {chosen[0].path} cannot be read as {read_format}: {reason}")
+    as_text = text_columns if read_format in ("jsonl", "csv") else ()
+    schema = unify(schemas, read_format, as_text)
+    for name in dict.fromkeys(name for file in files for name in file.partition):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
 
 
-def read_unit(unit: Unit, read_format: ReadFormat, schema: pa.Schema, rows_per_table: int) -> Iterator[pa.Table]:
+def read_units(
+    units: Sequence[Unit],
+    read_format: ReadFormat,
+    schema: pa.Schema,
+    rows_per_table: int,
+    filesystem: FilesystemConfig,
+) -> Iterator[pa.Table]:
+    """The rows of many units, in order; small files are read several at a time, as each is mostly waiting.
+
+    Raises:
+        JobError: The storage does not answer.
+    """
+    read = partial(
+        read_unit, read_format=read_format, schema=schema, rows_per_table=rows_per_table, filesystem=filesystem
+    )
+    ahead: deque[Iterator[pa.Table] | Future[list[pa.Table]]] = deque()
+    with ThreadPoolExecutor(THREADS) as threads:
+        for unit in units:
+            is_small = unit.file.num_bytes < SMALL_FILE_BYTES
+            ahead.append(threads.submit(lambda unit: list(read(unit)), unit) if is_small else read(unit))
+            if len(ahead) > SMALL_FILES_AHEAD:
+                yield from _tables(ahead.popleft())
+        while ahead:
+            yield from _tables(ahead.popleft())
+
+
+def read_unit(
+    unit: Unit, read_format: ReadFormat, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig
+) -> Iterator[pa.Table]:
     """The rows of a unit as tables of at most `rows_per_table` rows, of `schema` plus source, position and error.
 
     Args:
@@ -71,20 +131,59 @@ def read_unit(unit: Unit, read_format: ReadFormat, schema: pa.Schema, rows_per_t
         read_format: Its format.
         schema: The columns to read, and their types.
         rows_per_table: Rows of one table at most.
+        filesystem: How it is reached.
+
+    Raises:
+        JobError: The storage does not answer.
     """
     own = pa.schema([column for column in schema if column.name not in unit.file.partition])
     row = unit.first_row
-    for part in READERS[read_format].read(unit, own, rows_per_table):
-        table, positions, errors = part.table, part.positions, part.errors
-        for name in schema.names:
-            if name in unit.file.partition and name not in table.column_names:
-                table = table.append_column(name, pa.repeat(pa.scalar(unit.file.partition[name]), table.num_rows))
-        rows = pa.array(positions if positions is not None else range(row, row + table.num_rows), type=pa.int64())
-        row += table.num_rows
-        sources = pa.repeat(pa.scalar(unit.file.path), table.num_rows)
-        yield (
-            table.select(schema.names)
-            .append_column(SOURCE_COLUMN, sources)
-            .append_column(ROW_COLUMN, rows)
-            .append_column(READ_ERROR_COLUMN, errors_to_arrow(errors or [None] * table.num_rows))
-        )
+    parts = READERS[read_format].read(unit, own, rows_per_table, filesystem)
+    while True:
+        part = attempt("read", partial(next, parts, None))
+        if part is None:
+            return
+        if isinstance(part, RowError):
+            _raise_outage(unit.file, part, filesystem)
+            yield _with_origin(_broken_file(own, part, unit, filesystem), unit, schema, row)
+            return
+        for error in part.errors or ():
+            _raise_outage(unit.file, error, filesystem)
+        table = _with_origin(part, unit, schema, row)
+        row = table[ROW_COLUMN][-1].as_py() + 1 if table.num_rows else row
+        yield table
+
+
+def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> pa.Table:
+    """The part's columns and those of the partition in the order of `schema`, then source, position and error."""
+    num_rows = part.table.num_rows
+    table = part.table
+    for column in schema:
+        if column.name in unit.file.partition and column.name not in table.column_names:
+            value = pa.scalar(unit.file.partition[column.name], pa.string())
+            table = table.append_column(column.name, pa.repeat(value, num_rows).cast(column.type))
+    positions = part.positions if part.positions is not None else range(first_row, first_row + num_rows)
+    return (
+        table.select(schema.names)
+        .append_column(SOURCE_COLUMN, pa.repeat(pa.scalar(unit.file.path), num_rows))
+        .append_column(ROW_COLUMN, pa.array(positions, type=pa.int64()))
+        .append_column(READ_ERROR_COLUMN, errors_to_arrow(part.errors or [None] * num_rows))
+    )
+
+
+def _broken_file(schema: pa.Schema, error: RowError, unit: Unit, filesystem: FilesystemConfig) -> Part:
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    reason = f"the file cannot be read from here on: {explain(unit.file.path, cause, filesystem)}"
+    broken = RowError("read", "BrokenFile", reason[:500])
+    return Part(pa.table([pa.nulls(1, column.type) for column in schema], schema=schema), None, [broken])
+
+
+def _raise_outage(file: SourceFile, error: RowError | None, filesystem: FilesystemConfig) -> None:
+    cause = error.__cause__ if error is not None else None
+    if isinstance(cause, Exception) and is_outage(cause):
+        reason = explain(file.path, cause, filesystem)
+        raise JobError(f"{file.path}: the storage does not answer: {reason}") from None
+
+
+def _tables(source: Iterator[pa.Table] | Future[list[pa.Table]]) -> Iterator[pa.Table]:
+    yield from source.result() if isinstance(source, Future) else source

@@ -6,34 +6,43 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
-from ray_pipelines.data.files import SourceFile, extension, open_file
+from ray_pipelines.data.files import SourceFile, extension
 from ray_pipelines.data.formats.unit import Part, Unit, conform
 from ray_pipelines.errors import InvalidInput, RowError
+from ray_pipelines.storage import FilesystemConfig, open_file
 
 __all__ = ["read", "sample_schema", "units"]
 
 FIRST_ROW = 2
 """Number that pyarrow gives the first row after the header."""
+BLOCK_BYTES = 16 << 20
+"""What is parsed at once; no line may be longer."""
 
 
-def sample_schema(file: SourceFile) -> pa.Schema:
-    """Names from the header, types from the first block."""
-    options = _csv_options(file)
+def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
+    """Names from the header, types from the first block; none in an empty file."""
+    options = _options(file)
     options.invalid_row_handler = lambda row: "skip"
-    with open_file(file.path) as stream, pa.csv.open_csv(stream, parse_options=options) as reader:
-        schema = reader.schema
-    return pa.schema([(c.name, pa.string() if pa.types.is_null(c.type) else c.type) for c in schema])
+    with open_file(file.path, filesystem) as stream:
+        if not _peek(stream):
+            return pa.schema([])
+    with open_file(file.path, filesystem) as stream, pa.csv.open_csv(stream, parse_options=options) as reader:
+        return reader.schema
 
 
-def units(file: SourceFile) -> list[Unit]:
+def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
     """The file as one unit: only reading tells where its rows are."""
     return [Unit(file)]
 
 
-def read(unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
+def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig) -> Iterator[Part]:
     """The rows after the header, from 0; lines that do not fit come last."""
+    with open_file(unit.file.path, filesystem) as stream:
+        if not _peek(stream):
+            return
     invalid: dict[int, RowError] = {}
 
     def note(row: Any) -> str:
@@ -41,18 +50,22 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
         invalid[row.number - FIRST_ROW] = RowError.from_exception("read", wrong)
         return "skip"
 
-    options = _csv_options(unit.file)
+    options = _options(unit.file)
     options.invalid_row_handler = note
-    as_strings = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(schema.names, pa.string()), include_columns=schema.names, strings_can_be_null=False
+    as_bytes = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(schema.names, pa.binary()),
+        include_columns=schema.names,
+        include_missing_columns=True,
+        strings_can_be_null=False,
+        null_values=[],
     )
     with (
-        open_file(unit.file.path) as stream,
+        open_file(unit.file.path, filesystem) as stream,
         pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(use_threads=False),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             parse_options=options,
-            convert_options=as_strings,
+            convert_options=as_bytes,
         ) as reader,
     ):
         row = 0
@@ -64,18 +77,28 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
                     positions += [row] if row not in invalid else []
                     row += 1
                 errors: list[RowError | None] = [None] * part.num_rows
-                columns = [conform(part[c.name].to_pylist(), c, errors, _parse_strings) for c in schema]
+                columns = [conform(part[column.name], column, errors, _parse) for column in schema]
                 yield Part(pa.table(columns, schema=schema), positions, errors)
     if invalid:
         nulls = pa.table([pa.nulls(len(invalid), c.type) for c in schema], schema=schema)
         yield Part(nulls, list(invalid), list(invalid.values()))
 
 
-def _csv_options(file: SourceFile) -> pa.csv.ParseOptions:
+def _options(file: SourceFile) -> pa.csv.ParseOptions:
     return pa.csv.ParseOptions(delimiter="\t" if extension(file.path) == ".tsv" else ",", newlines_in_values=True)
 
 
-def _parse_strings(values: list[str], to: pa.DataType) -> pa.Array:
+def _peek(stream: Any) -> bytes:
+    """The first line with something in it, or nothing."""
+    while line := stream.readline(1 << 16):
+        if line.strip(b"\xef\xbb\xbf\r\n"):
+            assert isinstance(line, bytes)
+            return line
+    return b""
+
+
+def _parse(values: pa.Array, to: pa.DataType) -> pa.Array:
+    texts = values.cast(pa.string())
     if pa.types.is_string(to):
-        return pa.array(values, type=to)
-    return pa.array([value if value != "" else None for value in values], type=pa.string()).cast(to)
+        return texts
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts).cast(to)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,44 +10,71 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipelines.data.files import SourceFile, open_file
-from ray_pipelines.data.formats.unit import SAMPLE_ROWS, Part, Unit, batched, conform, numbered_lines
+from ray_pipelines.data.files import SourceFile
+from ray_pipelines.data.formats.unit import SAMPLE_ROWS, Part, Unit, batched, conform, first_of, numbered_lines
 from ray_pipelines.errors import ConfigError, InvalidInput, RowError, attempt
+from ray_pipelines.storage import FilesystemConfig, open_file
 
-__all__ = ["read", "sample_schema", "units"]
+__all__ = ["common_type", "read", "sample_schema", "table_of_rows", "units"]
 
 
-def sample_schema(file: SourceFile) -> pa.Schema:
+def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
     """Names and types of the first rows."""
-    with open_file(file.path) as stream:
-        lines = [line for _, line in itertools.islice(numbered_lines(stream), SAMPLE_ROWS)]
+    with open_file(file.path, filesystem) as stream:
+        lines = [line for _, line in first_of(numbered_lines(stream), SAMPLE_ROWS)]
     parsed = [attempt("read", partial(_parse_line, line)) for line in lines]
     rows = [row for row in parsed if isinstance(row, dict)]
     if lines and not rows:
-        raise ConfigError(f"read.path: {file.path} has no line with a JSON object among its first {len(lines)}.")
+        hint = ""
+        if isinstance(lines[0], bytes) and lines[0].lstrip().startswith((b"[", b"{")):
+            hint = " It looks like one JSON document; write one object per line (jq -c '.[]')."
+        raise ConfigError(f"there is no line with a JSON object among the first {len(lines)}.{hint}")
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.schema([(name, _common_type([row.get(name) for row in rows])) for name in names])
+    return pa.schema([(name, common_type([row.get(name) for row in rows])) for name in names])
 
 
-def units(file: SourceFile) -> list[Unit]:
+def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
     """The file as one unit: only reading tells where its rows are."""
     return [Unit(file)]
 
 
-def read(unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
+def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig) -> Iterator[Part]:
     """The rows of the lines with something in them; a row's position is its line, from 0."""
-    with open_file(unit.file.path) as stream:
+    with open_file(unit.file.path, filesystem) as stream:
         for numbered in batched(numbered_lines(stream), rows_per_table):
             rows = [attempt("read", partial(_parse_line, line)) for _, line in numbered]
-            errors = [row if isinstance(row, RowError) else None for row in rows]
-            columns = []
-            for column in schema:
-                values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
-                columns.append(conform(values, column, errors, lambda values, to: pa.array(values, type=to)))
-            yield Part(pa.table(columns, schema=schema), [number for number, _ in numbered], errors)
+            yield table_of_rows(rows, [number for number, _ in numbered], schema)
 
 
-def _parse_line(line: bytes) -> dict[str, Any]:
+def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence[int], schema: pa.Schema) -> Part:
+    """Python rows as a part; values that do not fit their column are errors."""
+    errors = [row if isinstance(row, RowError) else None for row in rows]
+    columns = []
+    for column in schema:
+        values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
+        columns.append(conform(values, column, errors, lambda values, to: pa.array(values, type=to)))
+    return Part(pa.table(columns, schema=schema), positions, errors)
+
+
+def common_type(values: Sequence[Any]) -> pa.DataType:
+    """The type of most values: what a wrong-typed one is measured against; null where there is none."""
+    kinds = Counter(type(value) for value in values if value is not None)
+    if not kinds:
+        return pa.null()
+    if kinds.keys() <= {int, float}:
+        kept = [value for value in values if value is not None]
+    else:
+        kind = kinds.most_common(1)[0][0]
+        kept = [value for value in values if type(value) is kind]
+    try:
+        return pa.array(kept).type
+    except (pa.ArrowException, OverflowError):
+        return pa.string()
+
+
+def _parse_line(line: bytes | RowError) -> dict[str, Any]:
+    if isinstance(line, RowError):
+        raise line
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -56,20 +82,3 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"line: expected a JSON object; got {type(value).__name__}.")
     return value
-
-
-def _common_type(values: Sequence[Any]) -> pa.DataType:
-    """The type of most values: what a wrong-typed one is measured against."""
-    kinds = Counter(type(value) for value in values if value is not None)
-    if not kinds:
-        return pa.string()
-    if kinds.keys() <= {int, float}:
-        kept = [value for value in values if value is not None]
-    else:
-        kind = kinds.most_common(1)[0][0]
-        kept = [value for value in values if type(value) is kind]
-    try:
-        inferred = pa.array(kept).type
-    except (pa.ArrowException, OverflowError):
-        return pa.string()
-    return pa.string() if pa.types.is_null(inferred) else inferred

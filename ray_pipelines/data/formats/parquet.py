@@ -7,25 +7,26 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_pipelines.data.files import SourceFile, open_file
-from ray_pipelines.data.formats.unit import Part, Unit
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.data.files import SourceFile
+from ray_pipelines.data.formats.unit import Part, Unit, conform
+from ray_pipelines.errors import RowError
+from ray_pipelines.storage import FilesystemConfig, open_file
 
-__all__ = ["read", "sample_schema", "units"]
+__all__ = ["conformed", "read", "sample_schema", "units"]
 
 UNIT_BYTES = 64 << 20
 
 
-def sample_schema(file: SourceFile) -> pa.Schema:
+def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
     """The schema in the footer."""
-    with open_file(file.path) as stream:
+    with open_file(file.path, filesystem, random_access=True) as stream:
         return pq.read_schema(stream).remove_metadata()
 
 
-def units(file: SourceFile) -> list[Unit]:
+def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
     """Row groups, gathered to parts of about 64 MiB."""
-    with open_file(file.path) as stream:
-        metadata = pq.ParquetFile(stream).metadata
+    with open_file(file.path, filesystem, random_access=True) as stream:
+        metadata = pq.read_metadata(stream)
     found: list[Unit] = []
     group: list[int] = []
     first_row = rows = num_bytes = 0
@@ -39,13 +40,27 @@ def units(file: SourceFile) -> list[Unit]:
     return found
 
 
-def read(unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
-    """The rows of the unit's row groups."""
-    with open_file(unit.file.path) as stream:
+def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig) -> Iterator[Part]:
+    """The rows of the unit's row groups; a column that this file lacks is null, another type is converted."""
+    with open_file(unit.file.path, filesystem, random_access=True) as stream:
         file = pq.ParquetFile(stream, pre_buffer=True)
         groups = list(unit.row_groups) if unit.row_groups is not None else None
-        missing = [name for name in schema.names if name not in file.schema_arrow.names]
-        if missing:
-            raise ConfigError(f"{unit.file.path}: has no column {', '.join(missing)}, which the first file has.")
-        for batch in file.iter_batches(batch_size=rows_per_table, row_groups=groups, columns=schema.names):
-            yield Part(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+        present = [name for name in schema.names if name in file.schema_arrow.names]
+        # Without any column there would be no rows to count.
+        columns = present or file.schema_arrow.names[:1]
+        for batch in file.iter_batches(batch_size=rows_per_table, row_groups=groups, columns=columns):
+            yield conformed(batch, schema)
+
+
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> Part:
+    """The columns of `schema` out of a batch: missing ones are null, other types converted, row by row if need be."""
+    errors: list[RowError | None] = [None] * batch.num_rows
+    arrays = []
+    for column in schema:
+        if column.name not in batch.schema.names:
+            arrays.append(pa.nulls(batch.num_rows, column.type))
+        elif batch[column.name].type == column.type:
+            arrays.append(batch[column.name])
+        else:
+            arrays.append(conform(batch[column.name], column, errors, lambda values, to: values.cast(to)))
+    return Part(pa.table(arrays, schema=schema), None, errors if any(errors) else None)

@@ -1,8 +1,7 @@
-"""What every reader shares: the unit of work, and the parts of a table that it yields."""
+"""What every reader shares: the unit of work, the parts that it yields, lines, and values that do not fit."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +11,14 @@ import pyarrow as pa
 
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.errors import InvalidInput, RowError, attempt
+from ray_pipelines.storage import FilesystemConfig
 
-__all__ = ["Part", "Reader", "Unit", "batched", "conform", "numbered_lines"]
+__all__ = ["Part", "Reader", "Unit", "batched", "conform", "first_of", "numbered_lines"]
 
 SAMPLE_ROWS = 1000
+PART_BYTES = 64 << 20
+"""Bytes of one part, where a reader knows the size of its rows."""
+MAX_LINE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -51,54 +54,87 @@ class Part:
 
 
 class Reader(Protocol):
-    """How one format is read; each format is a module of this package with these three functions."""
+    """How one format is read; each format is a module of this package with these three functions.
 
-    def sample_schema(self, file: SourceFile) -> pa.Schema:
-        """The columns and types of a file, from its first rows."""
+    What they raise concerns the whole file from there on: it becomes one dead letter in the place of the next row.
+    """
 
-    def units(self, file: SourceFile) -> list[Unit]:
+    def sample_schema(self, file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
+        """The columns and types of a file, from its first rows; of type null where these do not tell."""
+
+    def units(self, file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
         """The parts of a file that tasks read."""
 
-    def read(self, unit: Unit, schema: pa.Schema, rows_per_table: int) -> Iterator[Part]:
-        """The rows of a unit, in order, with exactly the columns of `schema`."""
+    def read(self, unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig) -> Iterator[Part]:
+        """The rows of a unit, in order, with the columns of `schema`."""
 
 
-def numbered_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines with something in them, and their numbers, from 0."""
-    for number, line in enumerate(stream):
-        stripped = line.rstrip(b"\r\n")
-        if number == 0:
-            stripped = stripped.removeprefix(b"\xef\xbb\xbf")
-        if stripped.strip():
+def numbered_lines(stream: Any) -> Iterator[tuple[int, bytes | RowError]]:
+    """The lines with something in them, and their numbers, from 0; an endless line is an error."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        content = line.rstrip(b"\r\n")
+        stripped: bytes | RowError = content.removeprefix(b"\xef\xbb\xbf") if number == 0 else content
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+            stripped = RowError("read", "InvalidInput", f"line: expected at most {MAX_LINE_BYTES:,} bytes; got more.")
+        if isinstance(stripped, RowError) or stripped.strip():
             yield number, stripped
+        number += 1
+
+
+def first_of(values: Iterable[Any], size: int) -> list[Any]:
+    """At most `size` of `values`, or those before a failure; raised if there is none before it."""
+    return next(batched(values, size), [])
 
 
 def batched(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of at most `size` of `values`, in order."""
+    """Lists of at most `size` of `values`, in order; what comes before a failure is given out before it is raised."""
     iterator = iter(values)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+    end = object()
+    batch: list[Any] = []
+    while True:
+        value = attempt("read", partial(next, iterator, end))
+        failed = isinstance(value, RowError)
+        if batch and (value is end or failed or len(batch) == size):
+            yield batch
+            batch = []
+        if value is end:
+            return
+        if failed:
+            raise value.__cause__ or value
+        batch.append(value)
 
 
 def conform(
     values: Any,
     column: pa.Field,
     errors: list[RowError | None],
-    convert: Callable[[Any, pa.DataType], pa.Array],
-) -> pa.Array:
-    """The values in the column's type; a value that does not fit is null, and its row's error is noted in `errors`."""
+    convert: Callable[[Any, pa.DataType], Any],
+) -> Any:
+    """The values in the column's type; a value that does not fit is null, and its row's error is noted in `errors`.
+
+    Args:
+        values: A list or an Arrow array.
+        column: Its name and type.
+        errors: One entry per row.
+        convert: Makes an Arrow array of a type from some of the values.
+    """
     try:
         return convert(values, column.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         pass
     fitting: list[Any] = []
-    for row, value in enumerate(values):
-        one = attempt("read", partial(convert, [value], column.type))
+    for row in range(len(values)):
+        one = attempt("read", partial(convert, values[row : row + 1], column.type))
         if isinstance(one, RowError):
-            got = f"{type(value).__name__}" if not isinstance(value, str) else repr(value[:40])
+            value = values[row].as_py() if isinstance(values[row], pa.Scalar) else values[row]
+            got = repr(value[:40]) if isinstance(value, str | bytes) else type(value).__name__
             wrong = InvalidInput(f"{column.name}: expected {column.type}; got {got}.")
             errors[row] = errors[row] or RowError.from_exception("read", wrong)
-            fitting.append(None)
+            fitting.append(pa.nulls(1, column.type))
         else:
-            fitting.append(one[0].as_py())
-    return pa.array(fitting, type=column.type)
+            fitting.append(one)
+    chunks = [chunk for one in fitting for chunk in (one.chunks if isinstance(one, pa.ChunkedArray) else [one])]
+    return pa.chunked_array(chunks, type=column.type).combine_chunks()

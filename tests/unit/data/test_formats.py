@@ -1,0 +1,331 @@
+"""Readers on files as people have them: every row once, with its place, or a reason."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ray_pipelines as rp
+from ray_pipelines.config import FilesystemConfig, ReadConfig
+from ray_pipelines.data.files import find_files
+from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_units, sample_schema, units_of_file
+from ray_pipelines.data.workers import READ_ERROR_COLUMN
+
+LOCAL = FilesystemConfig()
+
+
+def read(path: Path | list[Path], rows_per_table: int = 100, **settings: Any) -> list[dict[str, Any]]:
+    """All rows as a job would read them; a row's error is its text."""
+    paths = [str(one) for one in path] if isinstance(path, list) else str(path)
+    config = ReadConfig.model_validate({"path": paths, **settings})
+    read_format, files = find_files(config, LOCAL)
+    schema = sample_schema(files, read_format, ["text"], LOCAL)
+    units = [unit for file in files for unit in units_of_file(file, read_format, LOCAL)]
+    tables = list(read_units(units, read_format, schema, rows_per_table, LOCAL))
+    assert all(table.num_rows <= rows_per_table for table in tables)
+    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    for row in rows:
+        error = row.pop(READ_ERROR_COLUMN)
+        row["source"], row["row"] = Path(row.pop(SOURCE_COLUMN)).name, row.pop(ROW_COLUMN)
+        row["error"] = f"{error['stage']}: {error['type']}: {error['message']}" if error else None
+    return rows
+
+
+def texts(rows: list[dict[str, Any]], column: str = "text") -> list[Any]:
+    return [row[column] if row["error"] is None else row["error"].split(": ")[1] for row in rows]
+
+
+def tar_of(members: Mapping[str, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def zstd(data: bytes) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(buffer, "zstd") as stream:
+        stream.write(data)
+    return buffer.getvalue().to_pybytes()
+
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("base", ["jsonl", "csv", "txt", "tar"])
+def test_compressed_files_read_like_plain_ones(base: str, ending: str, tmp_path: Path) -> None:
+    plain = {
+        "jsonl": b'{"text": "a"}\n{"text": "\xc3\xa9"}\n',
+        "csv": b"text\na\n\xc3\xa9\n",
+        "txt": b"a\n\xc3\xa9",
+        "tar": tar_of({"0.txt": b"a", "1.txt": "é".encode()}),
+    }[base]
+    (tmp_path / f"in.{base}{ending}").write_bytes(COMPRESS[ending](plain))
+    rows = read(tmp_path)
+    assert texts(rows, "txt" if base == "tar" else "text") == ["a", "é"]
+    assert [row["row"] for row in rows] == [0, 1]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_truncated_file_keeps_its_rows_up_to_there_and_ends_in_one_error(ending: str, tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({"text": f"{n} {hash(str(n))}"}).encode() + b"\n" for n in range(100_000))
+    data = COMPRESS[ending](lines)
+    (tmp_path / f"in.jsonl{ending}").write_bytes(data[: len(data) // 2])
+    rows = read(tmp_path, 5000)
+    *good, last = rows
+    assert [row["row"] for row in rows] == list(range(len(rows)))
+    assert all(row["error"] is None and row["text"].startswith(f"{row['row']} ") for row in good)
+    assert last["error"].startswith("read: BrokenFile: the file cannot be read from here on")
+
+
+def test_lines_of_all_kinds(tmp_path: Path) -> None:
+    lines = [
+        b'\xef\xbb\xbf{"text": "bom"}',
+        b"",
+        b'{"text": "crlf"}\r',
+        b"   ",
+        b"[1, 2]",
+        b'{"text": "cut',
+        b'{"text": "\xff"}',
+        b'{"text": null}',
+        b'{"text": 5}',
+        b'{"text": "long ' + b"x" * 3_000_000 + b'"}',
+        b'{"text": "\\u0000 \xf0\x9f\x98\x80"}',
+        b"[" * 100_000,
+        b'{"text": "twice", "text": "wins"}',
+        b'{"other": 1}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    rows = read(tmp_path)
+    found = dict(zip([row["row"] for row in rows], texts(rows), strict=True))
+    assert found[9].startswith("long xxx")
+    del found[9]
+    bad = dict.fromkeys((4, 5, 6, 8, 11), "InvalidInput")
+    assert found == {0: "bom", 2: "crlf", 7: None, 10: "\0 😀", 12: "wins", 13: None, **bad}
+
+
+def test_an_endless_line_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_pipelines.data.formats.unit.MAX_LINE_BYTES", 1000)
+    (tmp_path / "in.txt").write_bytes(b"a\n" + b"x" * 5000 + b"\nb")
+    assert texts(read(tmp_path)) == ["a", "InvalidInput", "b"]
+
+
+def test_csv_of_all_kinds(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(
+        b'\xef\xbb\xbfid,text,n\r\n1,"two\r\nlines",1\r\n2,NA,x\r\n3,\xff,3\r\n4\r\n5,"",\r\n6,'
+        + b"y" * 2_000_000
+        + b",6\r\n"
+    )
+    (tmp_path / "b.csv").write_bytes(b"n,text\n1.5,other order\n")
+    (tmp_path / "c.csv").write_bytes(b"")
+    (tmp_path / "d.csv").write_bytes(b"id,text,n\n")
+    rows = read(tmp_path)
+    assert [(row["source"], row["row"]) for row in rows] == [("a.csv", n) for n in (0, 1, 2, 4, 5, 3)] + [("b.csv", 0)]
+    assert texts(rows)[:3] == ["two\r\nlines", "NA", "InvalidInput"]
+    assert [len(row["text"]) for row in rows[3:5]] == [0, 2_000_000]
+    assert rows[6] == {"id": None, "text": "other order", "n": "1.5", "source": "b.csv", "row": 0, "error": None}
+
+
+def test_parquet_of_all_kinds(tmp_path: Path) -> None:
+    import datetime
+    import decimal
+
+    values: dict[str, Any] = {
+        "text": pa.array(["a", "b"], pa.large_string()),
+        "kind": pa.array(["x", "x"]).dictionary_encode(),
+        "price": pa.array([decimal.Decimal("1.10"), None], pa.decimal128(5, 2)),
+        "at": pa.array([datetime.datetime(2026, 1, 1), None], pa.timestamp("ns", "UTC")),
+        "nested": pa.array([{"a": [1, 2]}, None]),
+        "dotted.name": pa.array([1, 2]),
+        "nothing": pa.nulls(2),
+    }
+    table = pa.table(values)
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    rows = read(tmp_path)
+    assert [{name: row[name] for name in table.column_names} for row in rows] == table.to_pylist()
+
+
+def test_files_with_other_columns_and_types_meet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "n": pa.array([1], pa.int32())}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"n": pa.array([2.5]), "more": ["m"], "text": pa.array(["b"]).dictionary_encode()}),
+        tmp_path / "b.parquet",
+    )
+    pq.write_table(pa.table({"text": pa.nulls(1), "n": pa.array([2**40])}), tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 no parquet")
+    rows = read(tmp_path)
+    assert [(row["text"], row["n"], row["more"]) for row in rows] == [
+        ("a", 1.0, None),
+        ("b", 2.5, "m"),
+        (None, 2.0**40, None),
+        (None, None, None),
+    ]
+    assert rows[3]["error"].startswith("read: BrokenFile")
+
+
+def test_types_that_do_not_go_together_are_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["a"], "n": [[1]]}), tmp_path / "b.parquet")
+    with pytest.raises(rp.ConfigError, match=r'column "n" is int64 in .*a\.parquet and list.* in .*b\.parquet'):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_two_columns_of_one_name_are_refused(ending: str, tmp_path: Path) -> None:
+    if ending == "csv":
+        (tmp_path / "a.csv").write_text("text,text\na,b\n")
+    else:
+        pq.write_table(
+            pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "a.parquet"
+        )
+    with pytest.raises(rp.ConfigError, match="more than one column 'text'"):
+        read(tmp_path)
+
+
+def test_hidden_files_are_left_out_and_links_and_odd_names_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "in [1] #ü😀"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a?b*.jsonl").write_text('{"text": "a"}\n')
+    (folder / "deep/b%20c.jsonl").write_text('{"text": "b"}\n')
+    (tmp_path / "elsewhere.jsonl").write_text('{"text": "c"}\n')
+    (folder / "link.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    for name in ("_SUCCESS", ".part.crc", "_started.json", ".hidden.jsonl", "README.md"):
+        (folder / name).write_text("no JSON")
+    (folder / "_temporary").mkdir()
+    (folder / "_temporary/x.jsonl").write_text("no JSON")
+    assert sorted(texts(read(folder))) == ["a", "b", "c"]
+    assert texts(read(folder / "a?b*.jsonl")) == ["a"]
+    assert texts(read(folder / ".hidden.jsonl", format="text")) == ["no JSON"]
+
+
+def test_a_named_file_is_read_whatever_its_extension(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.dat").write_text('{"text": "b"}\n')
+    rows = read([tmp_path / "a.jsonl", tmp_path / "b.dat"], format="jsonl")
+    assert texts(rows) == ["a", "b"]
+
+
+def test_partitions_are_columns_and_choose_files(tmp_path: Path) -> None:
+    for split, year in (("train", 2025), ("train", 2026), ("test", 2026), ("S%C3%A3o", 2026)):
+        folder = tmp_path / f"split={split}/year={year}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"text": [f"{split} {year}"]}), folder / "part.parquet")
+    assert {(row["split"], row["year"]) for row in read(tmp_path)} >= {("train", "2025"), ("São", "2026")}
+    chosen = read(tmp_path, partitions={"split": ["train", "test"], "year": 2026})
+    assert sorted(texts(chosen)) == ["test 2026", "train 2026"]
+    with pytest.raises(rp.ConfigError, match=r'partitions\.splitt: no file has .* Did you mean "split"'):
+        read(tmp_path, partitions={"splitt": "train"})
+    with pytest.raises(rp.ConfigError, match=r"partitions\.year: expected one of 2025, 2026; got 2027"):
+        read(tmp_path, partitions={"year": 2027})
+
+
+def test_webdataset_rows_are_the_files_of_one_name(tmp_path: Path) -> None:
+    members = {
+        "data/0.jpg": b"\xff\xd8",
+        "data/0.cls": b"7\n",
+        "data/0.json": b'{"caption": "a"}',
+        "data/._0.jpg": b"mac",
+        "data/1.JPG": b"\xff",
+        "data/1.seg.png": b"seg",
+        "data/1.json": b"{",
+        "data/2.json": b'{"caption": "c"}',
+        "data/2.cls": b"1",
+    }
+    (tmp_path / "0.tar").write_bytes(tar_of(members))
+    rows = read(tmp_path)
+    assert [(row["__key__"], row["row"]) for row in rows] == [("data/0", 0), (None, 1), ("data/2", 2)]
+    assert (rows[0]["jpg"], rows[0]["cls"], rows[0]["json"]) == (b"\xff\xd8", 7, {"caption": "a"})
+    assert "json: expected JSON" in rows[1]["error"]
+    assert (rows[2]["jpg"], rows[2]["json"], rows[2]["cls"]) == (None, {"caption": "c"}, 1)
+
+
+@pytest.mark.parametrize("how", ["truncated", "header"])
+def test_a_broken_archive_ends_in_one_error(how: str, tmp_path: Path) -> None:
+    data = tar_of({f"{n:03}.txt": f"text {n}".encode() * 100 for n in range(50)})
+    cut = len(data) // 2
+    broken = data[:cut] if how == "truncated" else data[: cut - cut % 512] + b"\xaa" * 5000 + data[cut + 5000 :]
+    (tmp_path / "0.tar").write_bytes(broken)
+    rows = read(tmp_path)
+    assert 10 < len(rows) < 50
+    assert [row["row"] for row in rows] == list(range(len(rows)))
+    assert [row["error"] is None for row in rows] == [True] * (len(rows) - 1) + [False]
+
+
+def test_media_rows_name_their_files_and_binary_rows_hold_them(tmp_path: Path) -> None:
+    for name in ("a.png", "b.PNG", "c.wav", "d.mp4", "e.bin"):
+        (tmp_path / name).write_bytes(name.encode())
+    images = read(tmp_path, format="images")
+    assert [row["image"] for row in images] == [
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        {"bytes": None, "path": str(tmp_path / "b.PNG")},
+    ]
+    assert [row["source"] for row in read(tmp_path, format="audio")] == ["c.wav"]
+    assert [row["source"] for row in read(tmp_path, format="video")] == ["d.mp4"]
+    assert [row["bytes"].decode() for row in read(tmp_path, format="binary")] == [
+        "a.png",
+        "b.PNG",
+        "c.wav",
+        "d.mp4",
+        "e.bin",
+    ]
+
+
+def test_a_dataset_saved_to_disk_is_read_from_its_arrow_files(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image(decode=False)})
+    (tmp_path / "x.png").write_bytes(b"x")
+    path = str(tmp_path / "x.png")
+    rows = {"text": ["a", "b"], "image": [{"bytes": b"1", "path": None}, {"bytes": None, "path": path}]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    found = read(tmp_path / "saved")
+    assert texts(found) == ["a", "b"]
+    assert [row["image"]["bytes"] for row in found] == [b"1", b"x"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.binary(max_size=400), ending=st.sampled_from(["jsonl", "csv", "txt", "tar", "parquet", "arrow", "jsonl.gz"])
+)
+def test_random_bytes_are_rows_or_errors_but_never_an_exception(
+    data: bytes, ending: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    good = {
+        "jsonl": b'{"text": "a"}\n',
+        "jsonl.gz": gzip.compress(b'{"text": "a"}\n'),
+        "csv": b"text\na\n",
+        "txt": b"a\n",
+        "tar": tar_of({"0.txt": b"a"}),
+    }.get(ending)
+    if good is not None:
+        (folder / f"a.{ending}").write_bytes(good)
+    elif ending == "parquet":
+        pq.write_table(pa.table({"text": ["a"]}), folder / "a.parquet")
+    else:
+        with pa.ipc.new_stream(str(folder / "a.arrow"), pa.schema([("text", pa.string())])) as writer:
+            writer.write_table(pa.table({"text": ["a"]}))
+    (folder / f"b.{ending}").write_bytes(data)
+    rows = read(folder)
+    assert rows[0]["source"] == f"a.{ending}"
+    assert rows[0]["error"] is None
+    positions = [row["row"] for row in rows if row["source"] == f"b.{ending}"]
+    assert len(positions) == len(set(positions))
