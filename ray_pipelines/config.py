@@ -7,6 +7,7 @@
     read: {path: s3://bucket/in/}       from where
     write: {path: s3://bucket/out/}     to where
     workers, batch, limits              how; the defaults are meant to be kept
+    optimize: {int8: true}              what makes the model cheaper, each off unless asked
     max_error_rate                      when to give up
 
 `job_file.py` reads it.
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.media.limits import MediaLimits
+from ray_pipelines.optimize import ATTENTIONS, OptimizeConfig, attention_problem
 from ray_pipelines.storage import FilesystemConfig
 from ray_pipelines.validation import did_you_mean
 
@@ -32,6 +34,7 @@ __all__ = [
     "Job",
     "MediaLimits",
     "ModelConfig",
+    "OptimizeConfig",
     "ReadConfig",
     "WorkersConfig",
     "WriteConfig",
@@ -62,6 +65,11 @@ class ModelConfig(_Config):
     video_processor: str | None = Field(None, description="Hub id or folder of another video processor.")
     use_fast: bool = Field(True, description="Use the fast (Rust) tokenizer where there is one.")
     dtype: str = Field("auto", description=f"Precision of the weights: {', '.join(DTYPES)}; auto is the checkpoint's.")
+    attn_implementation: str | None = Field(
+        None,
+        description=f"How attention is computed: {', '.join(ATTENTIONS)}, or a kernel of the hub (needs "
+        "trust_remote_code); unset, the best that the model and this machine have.",
+    )
     device: str | int | None = Field(
         None,
         description="cpu, cuda, cuda:1, …; unset, a GPU where the worker has one (workers.num_gpus), else the CPU.",
@@ -101,6 +109,13 @@ class ModelConfig(_Config):
         if name not in DTYPES:
             raise ValueError(f"expected one of {', '.join(DTYPES)}; got {value!r}.{did_you_mean(name, DTYPES)}")
         return name
+
+    @model_validator(mode="after")
+    def _known_attention(self) -> ModelConfig:
+        problem = attention_problem(self.attn_implementation, self.model_kwargs, self.trust_remote_code)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
     @field_validator("pipeline_class")
     @classmethod
@@ -244,6 +259,7 @@ class Job(_Config):
     write: WriteConfig
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
     batch: BatchConfig = Field(default_factory=BatchConfig)
+    optimize: OptimizeConfig = Field(default_factory=OptimizeConfig, description="What makes the model cheaper to run.")
     limits: MediaLimits = Field(default_factory=MediaLimits)
     seed: int = Field(0, description="With a row's content, the seed of that row where a task draws random numbers.")
     output_column: str = Field("prediction", min_length=1, description="Name of the column that holds the results.")
@@ -268,6 +284,13 @@ class Job(_Config):
         # A public bucket is read without credentials, but nobody writes without any.
         inherited = self.read.filesystem.model_copy(update={"anonymous": False})
         return (own if own is not None else inherited).resolved()
+
+    @model_validator(mode="after")
+    def _savings_go_together(self) -> Job:
+        problems = self.optimize.problems(self.model, self.workers.num_gpus)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 def input_problems(task: tasks.Task, inputs: Mapping[str, Any], columns: Sequence[str] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from ray_pipelines import tasks
-from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits, ModelConfig, WorkersConfig
+from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits, ModelConfig, OptimizeConfig, WorkersConfig
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
@@ -37,6 +37,7 @@ def pipeline(
     device: Any = None,
     device_map: Any = None,
     dtype: Any = "auto",
+    attn_implementation: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     pipeline_class: Any = None,
@@ -49,6 +50,7 @@ def pipeline(
     timeout_s: float | None = WorkersConfig.model_fields["timeout_s"].default,
     batch_size: int | None = None,
     batch: BatchConfig | Mapping[str, Any] | None = None,
+    optimize: OptimizeConfig | Mapping[str, Any] | None = None,
     limits: MediaLimits | Mapping[str, Any] | None = None,
     filesystem: FilesystemConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -69,13 +71,14 @@ def pipeline(
         device_map: Spread one model over devices, as accelerate does.
         dtype: Precision of the weights (`float16`, `torch.float16`, …); `auto` is the checkpoint's. Also as
             `torch_dtype`.
+        attn_implementation: How attention is computed: `sdpa`, `eager`, `flash_attention_2`, …
         model_kwargs: Further arguments of `from_pretrained()`.
         trust_remote_code: Run code that comes with the model.
         pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
         num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
-        batch, limits: As in a job file.
         filesystem: How media that rows name by URI are opened; as `read.filesystem` in a job file.
+        batch, optimize, limits: As in a job file, e.g. `optimize={"int8": True}`.
         seed: With a row's content, the seed of that row where the task draws random numbers.
         output_column: Name of the column of results.
         **task_parameters: Parameters of the task, e.g. `top_k=3`; `ray-pipelines tasks NAME` lists them.
@@ -87,6 +90,7 @@ def pipeline(
         "use_fast": use_fast,
         "device_map": device_map,
         "dtype": dtype,
+        "attn_implementation": attn_implementation,
         "model_kwargs": dict(model_kwargs or {}),
         "trust_remote_code": bool(trust_remote_code),
         "revision": revision,
@@ -138,8 +142,11 @@ def pipeline(
     workers |= {"stages": stages, "chunking": chunking, "timeout_s": timeout_s}
     workers_config = _validated(WorkersConfig, workers, "workers", problems)
     batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
+    optimize_config = _validated(OptimizeConfig, _as_dict(optimize), "optimize", problems)
     limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
     filesystem_config = _validated(FilesystemConfig, _as_dict(filesystem), "filesystem", problems)
+    if optimize_config is not None and model_config is not None:
+        problems += optimize_config.problems(model_config, num_gpus or 0)
     if task is None and not problems:
         task = _task_of_model(model_config)
     if task is not None:
@@ -158,6 +165,7 @@ def pipeline(
         parameters=dict(task_parameters),
         workers=workers_config,
         batch=batch_config,
+        optimize=optimize_config,
         limits=limits_config,
         filesystem=filesystem_config,
         seed=seed,

@@ -66,6 +66,7 @@ def spec_of_job(job: Job) -> PipelineSpec:
         parameters=job.parameters,
         workers=job.workers,
         batch=job.batch,
+        optimize=job.optimize,
         limits=job.limits,
         filesystem=job.read.filesystem,
         seed=job.seed,
@@ -107,6 +108,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     """
     source = check_job(job)
     start_ray()
+    from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
     from ray_pipelines.data.resources import cluster_nodes, plan_workers
     from ray_pipelines.data.stages import apply_stages
@@ -137,7 +139,8 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     )
     progress = Progress(num_rows_expected=num_rows, plan=plan.describe(), num_workers=plan.min_workers)
     _follow(blocks, progress, job, start_s, on_progress or (lambda progress: None))
-    report = RunReport.of(progress, provenance, time.perf_counter() - start_s)
+    elapsed_s = time.perf_counter() - start_s
+    report = RunReport.of(progress, provenance, elapsed_s, measure_agreement(rows, setup, plan))
     output.write_json(REPORT, report.as_dict())
     output.commit({**provenance, "files": report.files(), **report.counts()})
     return JobResult(report, output)
@@ -177,6 +180,8 @@ def _provenance(job: Job, setup: WorkerSetup) -> dict[str, Any]:
         "model": str(setup.model),
         "parameters": job.parameters,
         "dtype": job.model.dtype,
+        "attn_implementation": job.model.attn_implementation,
+        "optimize": list(job.optimize.names),
         "versions": _versions(),
     }
 

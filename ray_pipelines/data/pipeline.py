@@ -11,6 +11,7 @@ it starts if the cluster cannot hold it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,14 @@ from ray_pipelines.config import (
     FilesystemConfig,
     MediaLimits,
     ModelConfig,
+    OptimizeConfig,
     WorkersConfig,
     chunking_problems,
     input_problems,
     split_inputs,
 )
 from ray_pipelines.errors import ConfigError, RowError
+from ray_pipelines.optimize import in_float32
 from ray_pipelines.tasks._old_names import modern_parameters
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.workers import WorkerSetup
     from ray_pipelines.engine.runner import Runner
+    from ray_pipelines.report.agreement import Agreement
 
 __all__ = ["PipelineSpec"]
 
@@ -54,6 +58,7 @@ class PipelineSpec:
         parameters: Parameters of the task, as the user gave them.
         workers: Workers and their resources.
         batch: How rows share a forward.
+        optimize: What makes the model cheaper to run.
         limits: What decoding a row's media may cost.
         filesystem: How media that rows name by URI are opened.
         seed: With a row's content, the seed of that row where the task draws random numbers.
@@ -66,6 +71,7 @@ class PipelineSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     limits: MediaLimits = field(default_factory=MediaLimits)
     filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
     seed: int = 0
@@ -157,6 +163,22 @@ class PipelineSpec:
         results = self._run(items, on_error)
         return list(results) if isinstance(items, list | tuple) else results
 
+    def agreement(self, items: Sequence[Any]) -> Agreement:
+        """How far results agree with those of the model in float32, without anything that `optimize` asks for.
+
+        Loads the model a second time, in this process.
+
+        Args:
+            items: As `run` takes them; a few are enough.
+        """
+        from ray_pipelines.report.agreement import Agreement
+
+        instances = dict(self.instances)
+        if "model" in instances:
+            instances["model"] = copy.deepcopy(instances["model"])
+        plain = dataclasses.replace(self, model=in_float32(self.model), optimize=OptimizeConfig(), instances=instances)
+        return Agreement.of(self.run(list(items)), plain.run(list(items)))
+
     def _run(self, items: Iterable[Any], on_error: str) -> Iterator[Any]:
         runner = self._runner()
         for result in runner.run(runner.steps.item_of_input(item) for item in items):
@@ -173,7 +195,7 @@ class PipelineSpec:
             task = self.task
             parameters = tasks.validate_parameters(task, self.parameters)
             pinned = resolve_model(task.name, self.model, self.instances)
-            runner = load_runner(task, pinned, parameters, self.batch, self.limits, self.seed)
+            runner = load_runner(task, pinned, parameters, self.batch, self.limits, self.seed, self.optimize)
             self.__dict__["_loaded"] = runner
         return runner
 
@@ -263,6 +285,7 @@ class PipelineSpec:
             output_column=self.output_column,
             result_type=known_type,
             batch=self.batch,
+            optimize=self.optimize,
             limits=self.limits,
             filesystem=self.filesystem.resolved(),
             seed=self.seed,

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ray_pipelines import tasks
 from ray_pipelines.arrow import TENSORS_TYPE, errors_to_arrow, results_to_arrow, set_column
-from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits
+from ray_pipelines.config import BatchConfig, FilesystemConfig, MediaLimits, OptimizeConfig
 from ray_pipelines.data.counting import WorkerClock, add_counters
 from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.watchdog import Watchdog
@@ -87,6 +87,7 @@ class WorkerSetup:
     seed: int
     device: str | int | None
     num_threads: int
+    optimize: OptimizeConfig = dataclasses.field(default_factory=OptimizeConfig)
     results_as_they_come: bool = False
     dropped_columns: tuple[str, ...] = ()
     is_counted: bool = False
@@ -117,7 +118,7 @@ class WorkerSetup:
 
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         loading = {"device": self.device, "weights": weights, "offline": True}
-        runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, **loading)
+        runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, self.optimize, **loading)
         runner.watch = Watchdog(self.timeout_s)
         return runner
 

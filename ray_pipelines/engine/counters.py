@@ -34,6 +34,8 @@ class Counters:
         worker_s: Seconds in which workers had rows.
         idle_s: Seconds in which loaded workers waited for rows.
         startup_s: Seconds in which workers loaded.
+        num_graphs: Graphs that were compiled, where that was asked for.
+        warmup_s: Seconds of forwards that compiled one; not in `forward_s`.
         cost_unit: What `cost` counts: tokens, pixels, samples, frames or values.
         budget: Padded cost of one forward at most; 0 for no limit.
         max_size: Chunks of one forward at most.
@@ -60,6 +62,8 @@ class Counters:
     worker_s: float = 0.0
     idle_s: float = 0.0
     startup_s: float = 0.0
+    num_graphs: int = 0
+    warmup_s: float = 0.0
     cost_unit: str = ""
     budget: int = 0
     max_size: int = 0

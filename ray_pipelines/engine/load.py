@@ -9,6 +9,8 @@ postprocess on a CPU.
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +21,8 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
-from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig
-from ray_pipelines.engine import pipelines
+from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, OptimizeConfig
+from ray_pipelines.engine import optimizations, pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.engine.steps import Steps
@@ -45,6 +47,7 @@ def load_runner(
     batching: BatchConfig,
     limits: MediaLimits,
     seed: int = 0,
+    optimize: OptimizeConfig | None = None,
     **loading: Any,
 ) -> Runner:
     """The executor of a pipeline that is loaded for it.
@@ -56,13 +59,24 @@ def load_runner(
         batching: How chunks share a forward.
         limits: What decoding a row's media may cost.
         seed: With a row's content, the seed of that row.
+        optimize: What makes the model cheaper to run.
         **loading: `device`, `weights` and `offline`, as `load_pipeline` takes them.
 
     Raises:
         ModelLoadError: Something could not be loaded.
     """
+    optimize = optimize or OptimizeConfig()
+    if not loading.get("weights", True):
+        pipe = load_pipeline(task, pinned, parameters, **loading)
+        return Runner(Steps(pipe, task, parameters, limits, seed), batching)
+    optimizations.check_machine(optimize, pinned.config, loading.get("device"))
+    if optimize.names and "model" in pinned.instances:
+        # What changes in place is not the user's own.
+        own = copy.deepcopy(pinned.instances["model"])
+        pinned = dataclasses.replace(pinned, instances={**pinned.instances, "model": own})
     pipe = load_pipeline(task, pinned, parameters, **loading)
-    return Runner(Steps(pipe, task, parameters, limits, seed), batching)
+    optimizations.optimize_model(pipe, optimize)
+    return Runner(optimizations.steps_of(pipe, optimize, task, parameters, limits, seed), batching)
 
 
 def load_pipeline(
@@ -106,6 +120,8 @@ def load_pipeline(
         "trust_remote_code": config.trust_remote_code,
         "model_kwargs": dict(config.model_kwargs),
     }
+    if config.attn_implementation is not None:
+        arguments["model_kwargs"]["attn_implementation"] = config.attn_implementation
     try:
         if not weights:
             return _load_without_weights(task, model, arguments, parameters)
@@ -118,10 +134,24 @@ def load_pipeline(
             arguments["device"] = config.device if config.device is not None else device
         with _quiet():
             pipe = transformers.pipeline(task.name, model=model, **arguments, **task.pipeline_parameters(parameters))
+            if config.attn_implementation is not None:
+                _set_attention(pipe.model, config.attn_implementation)
     except LOAD_ERRORS as error:
         raise ModelLoadError(_load_message(task, pinned, error)) from error
     pipe.model.eval()
     return pipe
+
+
+def _set_attention(model: Any, name: str) -> None:
+    """Sees to it that the model computes attention as asked, also one that came as an object.
+
+    Raises:
+        ValueError: It does not; transformers ignores what some models cannot do.
+    """
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise ValueError(f"{type(model).__name__} runs with attention {model.config._attn_implementation!r} only")
 
 
 def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], parameters: Any) -> transformers.Pipeline:
@@ -251,4 +281,10 @@ def _load_message(task: Task, pinned: PinnedModel, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception"))]
     reason = (causes[-1] if causes else lines[0] if lines else type(error).__name__)[:400]
+    attention = pinned.config.attn_implementation
+    if attention is not None and any(word in reason.lower() for word in ("attention", "flash_attn", "sdpa", "kernel")):
+        return (
+            f"model.attn_implementation: expected one that {pinned} and this machine support; got {attention!r}: "
+            f"{reason} Leave it unset, or choose another."
+        )
     return f"model {pinned}: cannot be loaded for {task.name}: {reason}"

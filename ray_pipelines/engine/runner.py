@@ -28,8 +28,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from ray_pipelines.config import BatchConfig
 from ray_pipelines.engine.batching import (
     Padding,
@@ -41,6 +39,7 @@ from ray_pipelines.engine.batching import (
     signature,
     split_outputs,
 )
+from ray_pipelines.engine.closeness import are_close
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.memory import free_memory, is_out_of_memory, raise_if_device_lost
 from ray_pipelines.engine.steps import Steps
@@ -53,8 +52,6 @@ logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 1024
 """Measured with a 22M encoder on two cores: 9 % faster than one row at a time, where batches of 32 are 8 % slower."""
-FLOAT_TOLERANCE = 1e-3
-HALF_TOLERANCE = 5e-2
 
 
 @dataclass
@@ -209,7 +206,7 @@ class Runner:
 
     def _forward(self, chunks: Sequence[Any]) -> list[Any]:
         """The outputs of each chunk, or its `RowError`."""
-        start_s = time.perf_counter()
+        start_s, warmup_s, num_graphs = time.perf_counter(), self.steps.warmup_s, self.steps.num_graphs
         outputs: list[Any] = [None] * len(chunks)
         remaining = list(range(len(chunks)))
         while remaining:
@@ -224,7 +221,10 @@ class Runner:
                 if self._padding is not padding:
                     break
             remaining = [index for index in remaining if index not in done]
-        self.counters.forward_s += time.perf_counter() - start_s
+        warmup_s = self.steps.warmup_s - warmup_s
+        self.counters.warmup_s += warmup_s
+        self.counters.num_graphs += self.steps.num_graphs - num_graphs
+        self.counters.forward_s += time.perf_counter() - start_s - warmup_s
         return outputs
 
     def _plan(self, chunks: Sequence[Any]) -> list[list[int]]:
@@ -296,7 +296,7 @@ class Runner:
             return True
         shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
         alone = self._watched_forward([chunks[shortest]], lambda: self.steps.forward(chunks[shortest]))
-        is_same = isinstance(alone, RowError) or _are_close(alone, outputs[shortest], self.steps.is_exact)
+        is_same = isinstance(alone, RowError) or are_close(alone, outputs[shortest], self.steps.is_exact)
         self._padding_is_checked = self._padding_is_checked or is_padded
         self._batching_is_checked = is_same or not is_padded
         if is_padded and not is_same:
@@ -324,27 +324,3 @@ class Runner:
 
 
 _END = object()
-
-
-def _are_close(alone: Any, batched: Any, are_ids_exact: bool) -> bool:
-    """Whether two outputs of one chunk are equal but for rounding.
-
-    Args:
-        alone: The outputs of the chunk by itself.
-        batched: Its outputs in a batch.
-        are_ids_exact: Whether integers must be equal: tokens that are generated in half precision follow its rounding.
-    """
-    for name, value in alone.items():
-        if not isinstance(value, torch.Tensor) or not isinstance(batched[name], torch.Tensor):
-            continue
-        other = batched[name]
-        if value.is_floating_point():
-            tolerance = FLOAT_TOLERANCE if value.dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
-            atol = tolerance * (1.0 + float(value.abs().max()) if value.numel() else 1.0)
-            if other.shape != value.shape or not torch.allclose(
-                other.float(), value.float(), rtol=0, atol=atol, equal_nan=True
-            ):
-                return False
-        elif are_ids_exact and not torch.equal(other, value):
-            return False
-    return True

@@ -45,7 +45,14 @@ class Steps:
         parameters: The task's parameters.
         limits: What decoding a row's media may cost.
         seed: With the content of a row, the seed of that row, where the pipeline draws random numbers.
+
+    Attributes:
+        num_graphs: Graphs that were compiled.
+        warmup_s: Seconds that forwards took which compiled one.
     """
+
+    num_graphs = 0
+    warmup_s = 0.0
 
     def __init__(self, pipe: Pipeline, task: Task, parameters: Any, limits: MediaLimits, seed: int = 0) -> None:
         self.pipe = pipe

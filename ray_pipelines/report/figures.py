@@ -38,6 +38,8 @@ class Figures:
         max_size: Rows of one forward at most.
         dtype: Precision of the model.
         device: Where it ran.
+        compiled_graphs: Graphs that were compiled, where `optimize.compile` asks for it.
+        warmup_s: Seconds that this took, over all workers; not among the forwards.
         advice: The one setting to change next, and why.
     """
 
@@ -62,6 +64,8 @@ class Figures:
     max_size: int = 0
     dtype: str = ""
     device: str = ""
+    compiled_graphs: int = 0
+    warmup_s: float = 0.0
     advice: str = ""
 
     @classmethod
@@ -97,6 +101,8 @@ class Figures:
             max_size=counters.max_size,
             dtype=counters.dtype,
             device=counters.device,
+            compiled_graphs=counters.num_graphs,
+            warmup_s=counters.warmup_s,
         )
         return dataclasses.replace(figures, advice=advice(figures))
 

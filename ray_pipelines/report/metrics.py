@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_pipelines.engine.counters import Counters
+from ray_pipelines.report.agreement import Agreement
 from ray_pipelines.report.figures import Figures
 
 __all__ = ["Progress", "RunReport"]
@@ -90,6 +91,7 @@ class RunReport:
         plan: The workers, in one line.
         figures: What the time went to, and what to change next.
         results_files, dead_letters_files: The files, below the output's folder.
+        agreement: How far results agree with float32, where something was asked for that changes them.
     """
 
     provenance: Mapping[str, Any]
@@ -104,9 +106,16 @@ class RunReport:
     figures: Figures
     results_files: tuple[str, ...]
     dead_letters_files: tuple[str, ...]
+    agreement: Agreement | None = None
 
     @classmethod
-    def of(cls, progress: Progress, provenance: Mapping[str, Any], elapsed_s: float) -> RunReport:
+    def of(
+        cls,
+        progress: Progress,
+        provenance: Mapping[str, Any],
+        elapsed_s: float,
+        agreement: Agreement | None = None,
+    ) -> RunReport:
         """The report of a run whose last block is written."""
         return cls(
             provenance=provenance,
@@ -121,6 +130,7 @@ class RunReport:
             figures=progress.figures,
             results_files=tuple(sorted(progress.results_files)),
             dead_letters_files=tuple(sorted(progress.dead_letters_files)),
+            agreement=agreement,
         )
 
     def counts(self) -> dict[str, int]:
@@ -142,4 +152,5 @@ class RunReport:
             "rows_per_s": round(self.rows_per_s, 2),
             "workers": self.plan,
             "figures": self.figures.as_dict(),
+            "agreement": self.agreement.as_dict() if self.agreement is not None else None,
         }

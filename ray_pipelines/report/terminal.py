@@ -128,6 +128,8 @@ def summary_table(report: RunReport, path: str) -> Table:
     table.add_row("time", f"{report.elapsed_s:.1f} s")
     for name, text in _figure_rows(report.figures):
         table.add_row(name, text)
+    if report.agreement is not None:
+        table.add_row("agreement", str(report.agreement))
     table.add_row("workers", report.plan)
     table.add_row("run", str(report.provenance["run_id"]))
     return table
@@ -147,6 +149,8 @@ def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
         "batches halved, out of memory": figures.out_of_memory_splits,
         "forwards to find rows that fail": figures.extra_forwards,
     }
+    if figures.compiled_graphs:
+        rows.append(("warm-up", f"{figures.compiled_graphs} graphs compiled in {figures.warmup_s:.1f} s"))
     rows += [("", f"{count:,} {what}") for what, count in found.items() if count]
     shares = sorted(figures.step_shares.items(), key=lambda share: -share[1])
     rows.append(("time in", ", ".join(f"{step} {share:.0%}" for step, share in shares if share >= 0.005)))

@@ -44,6 +44,8 @@ class FakeSteps:
     padding = Padding({"input_ids": 0, "attention_mask": 0})
     is_random = False
     is_exact = True
+    warmup_s = 0.0
+    num_graphs = 0
 
     def __init__(
         self,

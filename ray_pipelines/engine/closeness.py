@@ -1,0 +1,37 @@
+"""Whether model outputs that should be equal are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["are_close"]
+
+FLOAT_TOLERANCE = 1e-3
+HALF_TOLERANCE = 5e-2
+
+
+def are_close(alone: Any, batched: Any, is_exact: bool) -> bool:
+    """Whether two outputs of one chunk, or of one batch, are equal but for rounding.
+
+    Args:
+        alone: The outputs that are right: of the chunk by itself, say.
+        batched: The others: of the same chunk in a batch.
+        is_exact: Whether the model computes in float32 throughout. If not, integers may differ too: generated tokens
+            follow the rounding.
+    """
+    for name, value in alone.items():
+        if not isinstance(value, torch.Tensor) or not isinstance(batched[name], torch.Tensor):
+            continue
+        other = batched[name]
+        if value.is_floating_point():
+            tolerance = FLOAT_TOLERANCE if is_exact else HALF_TOLERANCE
+            atol = tolerance * (1.0 + float(value.abs().max()) if value.numel() else 1.0)
+            if other.shape != value.shape or not torch.allclose(
+                other.float(), value.float(), rtol=0, atol=atol, equal_nan=True
+            ):
+                return False
+        elif is_exact and not torch.equal(other, value):
+            return False
+    return True
