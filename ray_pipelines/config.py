@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+ROWS_PER_CALL = 512
 ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
 WriteFormat = Literal["parquet", "jsonl"]
 
@@ -178,20 +179,38 @@ class WorkersConfig(_Config):
 class BatchConfig(_Config):
     """How rows share a forward."""
 
-    max_size: int = Field(32, gt=0, description="Rows (or chunks) of one forward at most.")
-    budget: int | None = Field(
+    budget: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="Padded cost of one forward at most: tokens (with those to generate), pixels, samples or frames. "
+        "auto finds what is fastest on the device while the first rows run, and keeps it for the next run with the "
+        "same model; null limits the number of rows only (max_size).",
+    )
+    max_size: int | None = Field(
+        None, gt=0, description="Rows (or chunks) of one forward at most; unset, 256 on a CPU and 1,024 elsewhere."
+    )
+    window_rows: int | None = Field(
         None,
         gt=0,
-        description="Padded cost (tokens, pixels or samples) of one forward at most; unset, 1,024 tokens on a CPU, "
-        "where larger batches are slower, and no limit elsewhere.",
+        description="Rows that are sorted by length before they are cut into batches; unset, at least 256, and as many "
+        "as fill 16 batches.",
     )
-    window_rows: int = Field(256, gt=0, description="Rows that are sorted by length before they are cut into batches.")
     window_chunks: int | None = Field(
         None,
         gt=0,
         description="Chunks that a worker takes at a time where workers.chunking is groupby, of any number of rows; "
-        "unset, two forwards of max_size, fewer if they are large.",
+        "unset, two forwards of max_size (of 32 where that is unset), fewer if they are large.",
     )
+    max_memory_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="Memory that one forward on a CPU may take besides the weights; a batch that needs more is halved. "
+        "Unset, 90 % of what the container or machine has free. Linux only; a GPU has its own limit.",
+    )
+
+    @property
+    def rows_per_call(self) -> int:
+        """Rows that a worker is handed at once."""
+        return self.window_rows or ROWS_PER_CALL
 
 
 class ReadConfig(_Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_PIPELINES_CACHE", tempfile.mkdtemp(prefix="ray-pipelines-cache-"))
 if not any("gpu" in argument for argument in sys.argv):
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 

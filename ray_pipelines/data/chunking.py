@@ -43,6 +43,7 @@ PARTITION_BYTES = 128 << 20
 LEAST_ROWS = 16
 """Rows of a partition: each process that postprocesses takes seconds to load transformers."""
 
+CHUNKS_PER_FORWARD = 32
 WINDOW_BYTES = 64 << 20
 WINDOWS_PER_TASK = 8
 
@@ -137,12 +138,12 @@ def sized(
     total = max(1, sum(sample.num_chunks for sample in samples))
     num_bytes = sum(sample.num_bytes for sample in samples)
     per_row = max(1.0, total / max(1, len(samples)))
-    by_size = max(1, min(2 * setup.batch.max_size, WINDOW_BYTES * total // max(1, num_bytes)))
+    by_size = max(1, min(2 * (setup.batch.max_size or CHUNKS_PER_FORWARD), WINDOW_BYTES * total // max(1, num_bytes)))
     window_chunks = setup.batch.window_chunks or by_size
     rows_per_task: int | None = None
     if chunks.mode == "groupby":
-        rows_per_task = max(1, min(setup.batch.window_rows, int(WINDOWS_PER_TASK * window_chunks / per_row)))
-    elif num_rows is not None and num_rows < num_workers * setup.batch.window_rows:
+        rows_per_task = max(1, min(setup.batch.rows_per_call, int(WINDOWS_PER_TASK * window_chunks / per_row)))
+    elif num_rows is not None and num_rows < num_workers * setup.batch.rows_per_call:
         rows_per_task = max(1, math.ceil(num_rows / (2 * num_workers)))
     expected_bytes = num_bytes / max(1, len(samples)) * (num_rows or 0)
     by_cpus = 2 * math.ceil(num_cpus)

@@ -35,7 +35,7 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
         "num_gpus": plan.num_gpus,
         "fn_constructor_kwargs": {"setup": setup},
     }
-    window: dict[str, Any] = {"batch_size": setup.batch.window_rows, "batch_format": "pyarrow"}
+    window: dict[str, Any] = {"batch_size": setup.batch.rows_per_call, "batch_format": "pyarrow"}
     chunks = plan.chunks
     if chunks is not None and chunks.rows_per_task is not None:
         # A block is never divided among workers or tasks.
@@ -57,9 +57,9 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
             .map_batches(implode_table, batch_size=None, **on_cpu)
         )
     return (
-        dataset.map_batches(preprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+        dataset.map_batches(preprocess_table, batch_size=setup.batch.rows_per_call, **on_cpu)
         .map_batches(ForwardWorker, **window, **workers)
-        .map_batches(postprocess_table, batch_size=setup.batch.window_rows, **on_cpu)
+        .map_batches(postprocess_table, batch_size=setup.batch.rows_per_call, **on_cpu)
     )
 
 

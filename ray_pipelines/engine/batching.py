@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 __all__ = [
@@ -117,7 +118,7 @@ def plan_batches(
     costs: Sequence[int],
     *,
     max_size: int,
-    budget: int | None = None,
+    budget: int | Callable[[], int] | None = None,
     groups: Sequence[Hashable] | None = None,
 ) -> list[list[int]]:
     """Batches of indices: every index in exactly one, each batch of one group, sorted by cost and within the budget.
@@ -127,7 +128,7 @@ def plan_batches(
     Args:
         costs: The cost of each chunk.
         max_size: Chunks of one batch at most.
-        budget: Padded cost of one batch at most; None for no limit.
+        budget: Padded cost of one batch at most, or what gives that of the next batch; None for no limit.
         groups: The group of each chunk; chunks of different groups never share a batch.
 
     >>> plan_batches([5, 1, 2, 5], max_size=2)
@@ -138,14 +139,19 @@ def plan_batches(
     by_group: dict[Hashable, list[int]] = {}
     for index in range(len(costs)):
         by_group.setdefault(groups[index] if groups is not None else None, []).append(index)
+
+    def following() -> int | None:
+        return budget() if callable(budget) else budget
+
     batches: list[list[int]] = []
     for indices in by_group.values():
         batch: list[int] = []
+        limit = following()
         for index in sorted(indices, key=lambda i: costs[i]):
-            over_budget = budget is not None and costs[index] * (len(batch) + 1) > budget
+            over_budget = limit is not None and costs[index] * (len(batch) + 1) > limit
             if batch and (len(batch) >= max_size or over_budget):
                 batches.append(batch)
-                batch = []
+                batch, limit = [], following()
             batch.append(index)
         batches.append(batch)
     return batches
@@ -166,11 +172,9 @@ def collate(inputs: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, 
             continue
         lengths = [value.shape[1] if value.ndim >= 2 else 0 for value in values]
         if len(set(lengths)) > 1:
-            shape = (len(values), max(lengths), *values[0].shape[2:])
-            padded = torch.full(shape, padding.values[key], dtype=values[0].dtype)
-            for row, value in enumerate(values):
-                padded[row, padding.place(lengths[row])] = value[0]
-            batch[key] = padded
+            side = "left" if padding.left else "right"
+            rows = [value[0] for value in values]
+            batch[key] = pad_sequence(rows, batch_first=True, padding_value=padding.values[key], padding_side=side)
         else:
             batch[key] = torch.cat(values)
     return batch
@@ -198,19 +202,25 @@ def split_outputs(
     if tensors and all(value.shape[0] != size for value in tensors):
         raise ValueError(f"the model's outputs do not have one row for each of {size} inputs.")
     padded_length = max((length or 0 for length in lengths), default=0)
-    parts: list[Mapping[str, Any]] = []
-    for row in range(size):
-        part: dict[str, Any] = {}
-        for key, value in outputs.items():
-            if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == size:
-                own = value[row : row + 1]
-                length = lengths[row]
-                if length is not None and own.ndim >= 2 and is_sequence(key) and own.shape[1] == padded_length:
-                    own = own[:, padding.place(length)]
-                part[key] = own
-            elif isinstance(value, list) and len(value) == size:
-                part[key] = value[row]
-            else:
-                part[key] = value
-        parts.append(ModelOutput(part) if isinstance(outputs, ModelOutput) else part)
-    return parts
+    columns = [
+        _split(value, lengths, padding, is_sequence(key) and getattr(value, "ndim", 0) >= 2, padded_length)
+        for key, value in outputs.items()
+    ]
+    rows = (dict(zip(outputs, values, strict=True)) for values in zip(*columns, strict=True)) if columns else ()
+    return [ModelOutput(row) for row in rows] if isinstance(outputs, ModelOutput) else list(rows)
+
+
+def _split(
+    value: Any, lengths: Sequence[int | None], padding: Padding, is_sequence: bool, padded_length: int
+) -> Sequence[Any]:
+    """One output of each chunk."""
+    size = len(lengths)
+    if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == size:
+        parts = torch.split(value, 1)
+        if not is_sequence or value.shape[1] != padded_length:
+            return parts
+        return [
+            part if length is None or length == padded_length else part[:, padding.place(length)]
+            for part, length in zip(parts, lengths, strict=True)
+        ]
+    return value if isinstance(value, list) and len(value) == size else [value] * size

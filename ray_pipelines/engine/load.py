@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ray_pipelines.engine import optimizations, pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.engine.steps import Steps
+from ray_pipelines.engine.tuning import BudgetStore, cache_folder
 from ray_pipelines.errors import ConfigError, ModelLoadError
 from ray_pipelines.tasks import Task
 
@@ -76,7 +78,30 @@ def load_runner(
         pinned = dataclasses.replace(pinned, instances={**pinned.instances, "model": own})
     pipe = load_pipeline(task, pinned, parameters, **loading)
     optimizations.optimize_model(pipe, optimize)
-    return Runner(optimizations.steps_of(pipe, optimize, task, parameters, limits, seed), batching)
+    steps = optimizations.steps_of(pipe, optimize, task, parameters, limits, seed)
+    return Runner(steps, batching, _budget_store(task, pinned, pipe, optimize))
+
+
+def _budget_store(
+    task: Task, pinned: PinnedModel, pipe: transformers.Pipeline, optimize: OptimizeConfig
+) -> BudgetStore | None:
+    """Where the budget of this model on this device is kept; None for a model that has no name."""
+    source = pinned.sources.get("name")
+    if source is None:
+        return None
+    weights = sorted(Path(source.folder).glob("*.safetensors")) if source.folder else []
+    key = {
+        "task": task.name,
+        "model": source.name,
+        "commit": source.commit or [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights],
+        "device": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else platform.processor(),
+        "dtype": str(pipe.dtype),
+        "threads": torch.get_num_threads(),
+        "model_kwargs": pinned.config.model_kwargs,
+        "optimize": optimize.names,
+        "torch": torch.__version__,
+    }
+    return BudgetStore(key, cache_folder())
 
 
 def load_pipeline(

@@ -1,14 +1,30 @@
-"""Out of memory and broken devices, told from other errors."""
+"""Out of memory and broken devices, told from other errors; and a limit on what a forward may take on a CPU.
+
+A process that takes more memory than its container has is killed without a word, and Ray would start it again and
+again. So while a forward runs on a CPU, the process may not allocate more than is free (`RLIMIT_DATA`, Linux only):
+PyTorch then says that memory is out, as it does on a GPU, and the batch is halved.
+"""
 
 from __future__ import annotations
 
 import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-__all__ = ["DeviceLost", "free_memory", "is_out_of_memory", "raise_if_device_lost"]
+__all__ = [
+    "DeviceLost",
+    "available_bytes",
+    "free_memory",
+    "is_out_of_memory",
+    "limited_memory",
+    "raise_if_device_lost",
+]
 
-OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu")
+OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu", "bad_alloc")
 DEVICE_LOST_PHRASES = (
     "device-side assert",
     "illegal memory access",
@@ -48,3 +64,62 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def limited_memory(max_bytes: int | None) -> Iterator[None]:
+    """In the block, this process can allocate `max_bytes` more than it has; None for no limit, and so elsewhere.
+
+    Threads of other libraries are under the same limit. A limit that the process has already is never raised.
+    """
+    if max_bytes is None or sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _data_bytes() + max_bytes
+    for bound in (soft, hard):
+        limit = limit if bound == resource.RLIM_INFINITY else min(limit, bound)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take, of its container (cgroup) or else of the machine; None if unknown."""
+    found = [_machine_bytes(), _container_bytes(Path("/sys/fs/cgroup"), "memory.max", "memory.current")]
+    found.append(
+        _container_bytes(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    )
+    return min((value for value in found if value is not None), default=None)
+
+
+def _data_bytes() -> int:
+    """What counts towards `RLIMIT_DATA`: private memory that can be written to."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _machine_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _container_bytes(folder: Path, limit_file: str, usage_file: str) -> int | None:
+    """What is left of a container's limit; the page cache, which it can give back, does not count as used."""
+    try:
+        limit, usage = ((folder / name).read_text().strip() for name in (limit_file, usage_file))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if not limit.isdigit() or int(limit) > 1 << 60:
+        return None
+    return max(0, int(limit) - int(usage) + int(stat.get("inactive_file", 0)))

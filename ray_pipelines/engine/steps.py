@@ -11,14 +11,12 @@ executor: many pipelines rewrite their inputs and parameters there (chats, quest
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import pickle
-import random
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Pipeline
 from transformers.pipelines.base import ChunkPipeline
@@ -27,13 +25,14 @@ from transformers.utils import ModelOutput
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.engine.batching import padding_of
+from ray_pipelines.engine.lengths import cut_at, max_tokens, new_tokens, num_embeddings
+from ray_pipelines.engine.seeds import seeded
 from ray_pipelines.errors import InvalidInput, RowError, RowTooLarge, attempt
 from ray_pipelines.tasks import RowCall, Task
 
-__all__ = ["Steps", "max_tokens"]
+__all__ = ["Steps"]
 
-OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
-POSITION_EMBEDDINGS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+logger = logging.getLogger(__name__)
 
 
 class Steps:
@@ -63,13 +62,20 @@ class Steps:
         extractor = pipe.feature_extractor or getattr(pipe.processor, "feature_extractor", None)
         self.sampling_rate: int | None = getattr(extractor, "sampling_rate", None)
         self._max_tokens = max_tokens(pipe.model)
-        self._num_embeddings = _num_embeddings(pipe.model)
+        self._num_embeddings = num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
         self.is_exact = getattr(pipe.model, "dtype", None) in (torch.float32, torch.float64)
-        self._is_generic = task.result_type is None
-        self._call_arguments = _required_arguments(pipe, parameters.model_dump()) if self._is_generic else {}
+        self.is_generic = task.result_type is None
+        self.num_truncated = 0
+        self.extra_cost = new_tokens(pipe)
+        self._call_arguments = _required_arguments(pipe, parameters.model_dump()) if self.is_generic else {}
         self._step_parameters = (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params)
+        self._cut_at = cut_at(pipe)
+        is_known = type(pipe).preprocess.__module__.startswith(("transformers.", "ray_pipelines."))
+        can_group = task.preprocess_many is not None and is_known and not self.is_random and not self.is_generic
+        self.group_size = task.group_size if can_group else 1
+        self._many_is_checked = False
 
     # --- rows to items
 
@@ -79,7 +85,7 @@ class Steps:
 
     def item_of_input(self, item: Any) -> Any:
         """What `preprocess` takes, from an item such as `transformers` takes."""
-        if self._is_generic or isinstance(item, RowError):
+        if self.is_generic or isinstance(item, RowError):
             return item
         first = self.task.inputs[0]
         if isinstance(item, dict) and first.name in item:
@@ -111,30 +117,74 @@ class Steps:
             RowTooLarge: A chunk has more tokens than the model has positions.
             Exception: Whatever the pipeline raises.
         """
-        if self._is_generic:
+        if self.is_generic:
             item = self._normalise(item)
         parameters = self._step_parameters[0]
         if isinstance(item, RowCall):
             item, parameters = item.item, {**parameters, **item.parameters}
-        with self._seeded(item):
+        with self._random(item):
             chunks = self.pipe.preprocess(item, **parameters)
             if self.is_random and isinstance(self.pipe, ChunkPipeline):
                 chunks = iter(list(chunks))
         if not isinstance(self.pipe, ChunkPipeline):
             chunks = iter([chunks])
         for chunk in chunks:
-            yield chunk if self._is_generic else self._checked(chunk)
+            yield chunk if self.is_generic else self._checked(chunk)
+
+    def preprocess_many(self, items: Sequence[Any]) -> list[Any]:
+        """For each of many items its chunks, or None where it must be preprocessed by itself to see what is wrong.
+
+        Items with arguments of their own are grouped by these; a `RowError` among the items is passed over. The first
+        group is compared with what the pipeline makes of its first item alone: a library that treats many items
+        otherwise is not used for it again.
+        """
+        made: list[Any] = [None] * len(items)
+        groups: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            if not isinstance(item, RowError):
+                groups.setdefault(repr(item.parameters) if isinstance(item, RowCall) else "", []).append(index)
+        for indices in groups.values():
+            chunks = attempt("preprocess", partial(self._grouped, [items[index] for index in indices]))
+            if not isinstance(chunks, RowError):
+                for index, own in zip(indices, chunks, strict=True):
+                    made[index] = own
+        return made
+
+    def _grouped(self, items: Sequence[Any]) -> list[Any]:
+        """The chunks of each item, or None; all have the same arguments."""
+        assert self.task.preprocess_many is not None
+        parameters = dict(self._step_parameters[0])
+        if isinstance(items[0], RowCall):
+            parameters |= items[0].parameters
+            items = [item.item for item in items]
+        if self.group_size == 1:
+            return [None] * len(items)
+        found = self.task.preprocess_many(self.pipe, items, parameters)
+        made = [None if own is None else attempt("preprocess", partial(self._all_checked, own)) for own in found]
+        if not self._many_is_checked and isinstance(made[0], list):
+            self._many_is_checked = True
+            num_truncated = self.num_truncated
+            alone = attempt("preprocess", lambda: list(self.preprocess(items[0])))
+            self.num_truncated = num_truncated
+            if isinstance(alone, RowError) or not _are_equal(alone, made[0]):
+                self.group_size = 1
+                logger.warning("Rows are preprocessed one by one: together they would not give the same.")
+                return [None] * len(items)
+        return [None if isinstance(own, RowError) else own for own in made]
+
+    def _all_checked(self, chunks: Sequence[Any]) -> list[Any]:
+        return [self._checked(chunk) for chunk in chunks]
 
     def forward(self, inputs: Any) -> Any:
         """Model outputs on the CPU, only those that the task needs."""
-        with self._seeded(inputs):
+        with self._random(inputs):
             return self._forward(inputs)
 
     def _forward(self, inputs: Any) -> Any:
         if type(self.pipe).forward is not Pipeline.forward or self.task.kept_outputs is None:
             return self.pipe.forward(inputs, **self._step_parameters[1])
         with self.pipe.device_placement(), self.pipe.get_inference_context()():
-            on_device = self.pipe._ensure_tensor_on_device(inputs, device=self.pipe.device)
+            on_device = self.pipe._ensure_tensor_on_device(_pinned(inputs, self.pipe.device), device=self.pipe.device)
             outputs = self.pipe._forward(on_device, **self._step_parameters[1])
             return self.pipe._ensure_tensor_on_device(self._kept(outputs), device=torch.device("cpu"))
 
@@ -161,24 +211,9 @@ class Steps:
 
     # --- details
 
-    @contextlib.contextmanager
-    def _seeded(self, content: Any) -> Iterator[None]:
-        """Random numbers that depend on the seed and on `content` alone: not on the batch, the order or the worker."""
-        if not self.is_random:
-            yield
-            return
-        seed = _digest(content) ^ self.seed
-        states = random.getstate(), np.random.get_state()
-        devices = [self.pipe.device] if self.pipe.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            try:
-                yield
-            finally:
-                random.setstate(states[0])
-                np.random.set_state(states[1])
+    def _random(self, content: Any) -> contextlib.AbstractContextManager[None]:
+        """Seeds what draws random numbers in the block, where anything does."""
+        return seeded(content, self.seed, self.pipe.device) if self.is_random else contextlib.nullcontext()
 
     def _normalise(self, item: Any) -> Any:
         """The item as the pipeline's own `__call__` would pass it to its executor, whose parameters are noted.
@@ -228,6 +263,7 @@ class Steps:
                     f"text: has {num_tokens:,} tokens; the model takes {self._max_tokens:,}. Set truncation: true, or "
                     "use a task that splits long texts."
                 )
+            self.num_truncated += num_tokens == self._cut_at
             if self._num_embeddings is not None and int(ids.max()) >= self._num_embeddings:
                 raise InvalidInput(
                     f"text: token {int(ids.max())} is outside of the model's {self._num_embeddings:,} embeddings; the "
@@ -246,31 +282,6 @@ class _Reached(Exception):
         self.step_parameters = (preprocess, forward, postprocess)
 
 
-def _digest(content: Any) -> int:
-    """63 bits of a hash of an item or of a chunk's model inputs."""
-    digest = hashlib.blake2b(digest_size=8)
-
-    def add(value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name in sorted(value):
-                digest.update(str(name).encode())
-                add(value[name])
-        elif isinstance(value, torch.Tensor):
-            digest.update(value.detach().cpu().float().numpy().tobytes())
-        elif isinstance(value, str):
-            digest.update(value.encode(errors="surrogatepass"))
-        elif isinstance(value, list | tuple):
-            # Where a chunk has crossed a stage boundary, its tuples have become lists.
-            digest.update(b"[")
-            for part in value:
-                add(part)
-        else:
-            digest.update(pickle.dumps(value))
-
-    add(content)
-    return int.from_bytes(digest.digest(), "little") >> 1
-
-
 def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that the pipeline's `__call__` demands beside the item, such as `candidate_labels`."""
     _, *others = inspect.signature(pipe.__call__).parameters.values()
@@ -278,21 +289,28 @@ def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[s
     return {name: parameters[name] for name in required if name in parameters}
 
 
-def max_tokens(model: Any) -> int | None:
-    """The number of text tokens that the model has absolute positions for, or None where it has no such limit."""
-    limits = []
-    for name, module in model.named_modules():
-        if any(tower in name for tower in OTHER_TOWERS):
-            continue
-        if name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS and isinstance(module, torch.nn.Embedding):
-            offset = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
-            limits.append(module.num_embeddings - offset)
-    return min(limits, default=None)
+def _pinned(inputs: Any, device: torch.device) -> Any:
+    """Inputs whose copies to a GPU do not wait for one another; as they are for any other device."""
+    if device.type != "cuda" or not isinstance(inputs, dict):
+        return inputs
+    return {
+        name: value.pin_memory().to(device, non_blocking=True)
+        if isinstance(value, torch.Tensor) and value.device.type == "cpu"
+        else value
+        for name, value in inputs.items()
+    }
 
 
-def _num_embeddings(model: Any) -> int | None:
-    try:
-        embeddings = model.get_input_embeddings()
-    except (NotImplementedError, AttributeError):
-        return None
-    return embeddings.num_embeddings if isinstance(embeddings, torch.nn.Embedding) else None
+def _are_equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two lists of chunks hold the same."""
+    if len(one) != len(other):
+        return False
+    for first, second in zip(one, other, strict=True):
+        if first.keys() != second.keys():
+            return False
+        for name, value in first.items():
+            is_tensor = isinstance(value, torch.Tensor)
+            same = torch.equal(value, second[name]) if is_tensor else value == second[name]
+            if not same:
+                return False
+    return True

@@ -23,7 +23,7 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,6 +122,10 @@ class Task:
         chunked: Whether its pipeline is a `ChunkPipeline`, which makes any number of forwards for one row; None where
             only the pipeline knows.
         pipeline_class: `module:Class` of a pipeline of this project that takes the place of the one in transformers.
+        preprocess_many: Makes the chunks of many items at once, of the pipeline, the items and the arguments of its
+            `preprocess`: for each item a list of what the pipeline's `preprocess` would give, or None where the item
+            must be preprocessed by itself. It may raise: then all of them are.
+        group_size: Items that `preprocess_many` is given at most.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
     """
@@ -142,6 +146,8 @@ class Task:
     splittable: bool = True
     chunked: bool | None = False
     pipeline_class: str | None = None
+    preprocess_many: Callable[[Any, Sequence[Any], Mapping[str, Any]], Sequence[Any]] | None = None
+    group_size: int = 256
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
 
     @property

@@ -14,7 +14,7 @@ import pydantic
 
 from ray_pipelines.tasks import Field, Task, require_text
 from ray_pipelines.tasks._precision import Precision, number_type
-from ray_pipelines.tasks._tokenizer import TokenizerParameters, set_arguments
+from ray_pipelines.tasks._tokenizer import TokenizerParameters, preprocess_texts, set_arguments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,4 +91,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     kept_outputs="first",
     sequence_outputs="all",
+    preprocess_many=preprocess_texts,
 )

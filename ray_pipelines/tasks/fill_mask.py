@@ -6,12 +6,13 @@ is one list of candidates per mask. A text without a mask is a dead letter, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 
 from ray_pipelines.tasks import Field, Parameters, Task, require_text
+from ray_pipelines.tasks._tokenizer import preprocess_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +62,13 @@ def to_result(result: Any, parameters: FillMaskParameters) -> Any:
     return [result] if result and isinstance(result[0], dict) else result
 
 
+def preprocess_many(pipe: Any, items: Sequence[Any], arguments: Mapping[str, Any]) -> Sequence[Any]:
+    """The model inputs of many texts; a text without a mask is left to the pipeline, which says what is wrong."""
+    made = preprocess_texts(pipe, items, arguments.get("tokenizer_kwargs") or {})
+    mask = pipe.tokenizer.mask_token_id
+    return [chunks if chunks and bool((chunks[0]["input_ids"] == mask).any()) else None for chunks in made]
+
+
 TASK = Task(
     name="fill-mask",
     summary="The likeliest tokens for each mask in a text.",
@@ -73,4 +81,5 @@ TASK = Task(
     pipeline_parameters=pipeline_parameters,
     kept_outputs=("logits", "input_ids"),
     sequence_outputs=("logits", "input_ids"),
+    preprocess_many=preprocess_many,
 )

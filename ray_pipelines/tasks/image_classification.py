@@ -18,6 +18,7 @@ from ray_pipelines.tasks._classification import (
     label_scores,
     to_list,
 )
+from ray_pipelines.tasks._vision import IMAGES_PER_GROUP, preprocess_images
 
 
 class ImageClassificationParameters(Parameters):
@@ -38,4 +39,6 @@ TASK = Task(
     result_description=RESULT_DESCRIPTION,
     to_result=to_list,
     kept_outputs=("logits",),
+    preprocess_many=preprocess_images,
+    group_size=IMAGES_PER_GROUP,
 )

@@ -13,7 +13,7 @@ import pydantic
 
 from ray_pipelines.tasks import Parameters, Task
 from ray_pipelines.tasks._precision import Precision, number_type
-from ray_pipelines.tasks._vision import IMAGE
+from ray_pipelines.tasks._vision import IMAGE, IMAGES_PER_GROUP, preprocess_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,4 +74,6 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.image_feature_extraction:ImageFeatureExtractionPipeline",
+    preprocess_many=preprocess_images,
+    group_size=IMAGES_PER_GROUP,
 )

@@ -19,7 +19,7 @@ from ray_pipelines.tasks._classification import (
     label_scores,
     to_list,
 )
-from ray_pipelines.tasks._tokenizer import TokenizerParameters
+from ray_pipelines.tasks._tokenizer import TokenizerParameters, preprocess_texts
 
 
 class TextClassificationParameters(TokenizerParameters):
@@ -53,4 +53,5 @@ TASK = Task(
     to_item=to_item,
     to_result=to_list,
     kept_outputs=("logits",),
+    preprocess_many=preprocess_texts,
 )

@@ -9,13 +9,14 @@ into overlapping chunks whose entities are merged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
 from ray_pipelines.errors import InvalidInput
 from ray_pipelines.tasks import Field, Parameters, Task, require_text
+from ray_pipelines.tasks._tokenizer import tokenize_many
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,6 +92,22 @@ def to_result(result: Any, parameters: TokenClassificationParameters) -> Any:
     return [{**entity, "score": float(entity["score"])} for entity in result]
 
 
+def preprocess_many(pipe: Any, items: Sequence[Any], arguments: Mapping[str, Any]) -> Sequence[Any]:
+    """The model inputs of many texts; lists of words and texts in chunks are left to the pipeline."""
+    options = arguments.get("tokenizer_params") or {}
+    if arguments.get("is_split_into_words") or options or not all(isinstance(item, str) for item in items):
+        return [None] * len(items)
+    limit = pipe.tokenizer.model_max_length
+    chunks = tokenize_many(
+        pipe.tokenizer,
+        items,
+        truncation=bool(limit and limit > 0),
+        return_special_tokens_mask=True,
+        return_offsets_mapping=True,
+    )
+    return [[{**chunk, "sentence": text, "is_last": True}] for chunk, text in zip(chunks, items, strict=True)]
+
+
 TASK = Task(
     name="token-classification",
     aliases=("ner",),
@@ -114,4 +131,5 @@ TASK = Task(
     ),
     sequence_outputs=("logits", "input_ids", "special_tokens_mask", "offset_mapping"),
     chunked=True,
+    preprocess_many=preprocess_many,
 )

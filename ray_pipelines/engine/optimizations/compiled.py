@@ -29,7 +29,8 @@ from transformers.utils import ModelOutput
 
 from ray_pipelines.engine.batching import Padding, num_tokens
 from ray_pipelines.engine.closeness import are_close
-from ray_pipelines.engine.steps import Steps, max_tokens
+from ray_pipelines.engine.lengths import max_tokens
+from ray_pipelines.engine.steps import Steps
 from ray_pipelines.errors import ModelLoadError
 
 __all__ = ["CompiledSteps", "check_compiler", "compile_model", "rounded_up"]

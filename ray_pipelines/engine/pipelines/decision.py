@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.pipelines import decision
 
-from ray_pipelines.engine.steps import max_tokens
+from ray_pipelines.engine.lengths import max_tokens
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
 __all__ = ["DecisionPipeline"]

@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers.utils.chat_template_utils import Chat
 
-from ray_pipelines.engine.steps import max_tokens
+from ray_pipelines.engine.lengths import max_tokens
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
 __all__ = ["TextGenerationPipeline"]

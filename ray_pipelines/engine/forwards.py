@@ -1,0 +1,346 @@
+"""Chunks to their outputs: which share a forward, and what happens to those that do not fit or fail.
+
+    chunks ─► groups of like signature ─► sorted by cost, cut by budget ─► forward ─► outputs in order
+                                          halved if too large, searched if it fails
+
+What one bad row can do is bounded here:
+
+- a batch that does not fit into memory is halved, and the smaller budget holds for the life of the worker; a single
+  chunk that does not fit, tried again with all memory freed, is `RowTooLarge`;
+- a batch that fails otherwise is bisected until the guilty chunk stands alone. The search is bounded: after
+  `2 log2(n)` failed parts of a batch of n the rest of it runs one by one, and while most rows fail, batches are not
+  even tried. If every chunk succeeds by itself, this model cannot be batched (no padding token, say), and from then on
+  is not;
+- a batch must not change results: the first one is compared with one of its chunks alone, and where they differ (a
+  state that rows share) rows run one by one. So is the first padded batch, with its shortest chunk: where they differ
+  (convolutions across tokens, masks that a model ignores) only chunks of equal length share a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray_pipelines.config import BatchConfig
+from ray_pipelines.engine.batching import (
+    Padding,
+    collate,
+    cost,
+    cost_unit,
+    num_tokens,
+    plan_batches,
+    signature,
+    split_outputs,
+)
+from ray_pipelines.engine.closeness import are_close
+from ray_pipelines.engine.counters import Counters
+from ray_pipelines.engine.memory import (
+    available_bytes,
+    free_memory,
+    is_out_of_memory,
+    limited_memory,
+    raise_if_device_lost,
+)
+from ray_pipelines.engine.steps import Steps
+from ray_pipelines.engine.tuning import BudgetStore, BudgetTuner
+from ray_pipelines.errors import RowError, RowTimeout, RowTooLarge, Stage, attempt
+
+__all__ = ["Forwards"]
+
+logger = logging.getLogger(__name__)
+
+CPU_TOKENS, GPU_TOKENS = 1024, 16384
+CPU_ROWS, GPU_ROWS = 16, 32
+CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
+MEMORY_SHARE = 0.9
+MEMORY_CHECK_S = 1.0
+FAILING_SHARE = 0.5
+
+
+@dataclass
+class _Search:
+    """How many more parts of a failed batch may fail before the rest of it runs one by one."""
+
+    allowed: int
+
+
+class Forwards:
+    """The forwards of one pipeline.
+
+    Args:
+        steps: The hosted pipeline's steps.
+        batching: How chunks share a forward.
+        counters: What is counted here.
+        watched: Takes a step of some rows, and keeps its time.
+        store: Where the budget that was found is kept; None keeps it for this object only.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        batching: BatchConfig,
+        counters: Counters,
+        watched: Callable[[Stage, Sequence[int], Callable[[], Any]], Any],
+        store: BudgetStore | None = None,
+    ) -> None:
+        self._steps = steps
+        self._counters = counters
+        self._watched = watched
+        self._rows: dict[int, int] = {}
+        self._is_cpu = steps.pipe.device.type == "cpu"
+        most = batching.max_size or (CPU_MAX_SIZE if self._is_cpu else GPU_MAX_SIZE)
+        self._max_size = most if steps.task.batched and not steps.is_random else 1
+        self._budget = batching.budget if isinstance(batching.budget, int) else None
+        self._is_tuned = batching.budget == "auto"
+        self._tuner: BudgetTuner | None = None
+        self._store = store
+        self._memory_bytes = batching.max_memory_bytes
+        self._memory_checked_s = float("-inf")
+        self._free_bytes: int | None = None
+        self._padding = steps.padding
+        self._padding_is_checked = False
+        self._batching_is_checked = False
+        self._failing = 0.0
+        self._memory_budget: int | None = None
+        counters.max_size = self._max_size
+
+    def __call__(self, chunks: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        """The outputs of each chunk, or its `RowError`, in order.
+
+        Args:
+            chunks: Model inputs.
+            rows: The row of each, by its place among the items.
+        """
+        self._rows = {id(chunk): row for chunk, row in zip(chunks, rows, strict=True)}
+        start_s, warmup_s, num_graphs = time.perf_counter(), self._steps.warmup_s, self._steps.num_graphs
+        outputs: list[Any] = [None] * len(chunks)
+        remaining = list(range(len(chunks)))
+        while remaining:
+            padding = self._padding
+            done: set[int] = set()
+            for batch, budget in self._plan([chunks[index] for index in remaining]):
+                indices = [remaining[position] for position in batch]
+                made = self._timed([chunks[index] for index in indices], budget)
+                for index, output in zip(indices, made, strict=True):
+                    outputs[index] = output
+                done.update(indices)
+                if self._padding is not padding:
+                    break
+            remaining = [index for index in remaining if index not in done]
+        warmup_s = self._steps.warmup_s - warmup_s
+        self._counters.warmup_s += warmup_s
+        self._counters.num_graphs += self._steps.num_graphs - num_graphs
+        self._counters.forward_s += time.perf_counter() - start_s - warmup_s
+        return outputs
+
+    @property
+    def full_cost(self) -> int | None:
+        """The cost of a batch, or None where nothing limits it."""
+        return self._tuner.best if self._tuner is not None else self._budget
+
+    # --- which chunks, and how many
+
+    def _plan(self, chunks: Sequence[Any]) -> list[tuple[list[int], int | None]]:
+        """Batches of positions, each with the budget that it was cut to."""
+        if self._max_size == 1:
+            return [([index], None) for index in range(len(chunks))]
+        costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
+        groups = [signature(chunk, self._padding) for chunk in chunks]
+        if self._is_tuned and self._tuner is None:
+            self._tuner = self._new_tuner(chunks, max(costs))
+        if self._tuner is None:
+            batches = plan_batches(costs, max_size=self._max_size, budget=self._budget, groups=groups)
+            return [(batch, None) for batch in batches]
+        budgets: list[int] = []
+
+        def following() -> int:
+            assert self._tuner is not None
+            budgets.append(self._tuner.next())
+            return budgets[-1]
+
+        batches = plan_batches(costs, max_size=self._max_size, budget=following, groups=groups)
+        return list(zip(batches, budgets, strict=True))
+
+    def _new_tuner(self, chunks: Sequence[Any], longest: int) -> BudgetTuner:
+        """The budget that was found before, or one that is good on most devices, to start from."""
+        found = self._store.load() if self._store is not None else None
+        if found is not None:
+            return BudgetTuner(found, is_settled=True)
+        rows, tokens = (CPU_ROWS, CPU_TOKENS) if self._is_cpu else (GPU_ROWS, GPU_TOKENS)
+        is_encoder = cost_unit(chunks[0]) == "tokens" and not self._steps.extra_cost
+        return BudgetTuner(tokens if is_encoder else rows * longest)
+
+    def _timed(self, chunks: Sequence[Any], budget: int | None) -> list[Any]:
+        """The outputs of one batch; what it took is noted by the tuner."""
+        if self._tuner is None or budget is None:
+            return self._forward_or_split(chunks)
+        num_forwards, warmup_s, start_s = self._counters.num_forwards, self._steps.warmup_s, time.perf_counter()
+        made = self._forward_or_split(chunks)
+        if self._counters.num_forwards == num_forwards + 1 and self._steps.warmup_s == warmup_s:
+            costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
+            was_settled, longest = self._tuner.is_settled, max(costs)
+            seconds = time.perf_counter() - start_s
+            self._tuner.note(budget, sum(costs), longest * len(costs), longest, seconds)
+            if self._tuner.is_settled and not was_settled:
+                logger.info("Batches have a budget of %d %s now.", self._tuner.best, self._counters.cost_unit)
+                if self._store is not None:
+                    self._store.save(self._tuner.best)
+        self._counters.budget = self._tuner.best
+        return made
+
+    # --- one batch
+
+    def _forward_or_split(self, chunks: Sequence[Any]) -> list[Any]:
+        """The outputs of one batch; of its parts where it is too large or fails."""
+        size = self._largest_size(chunks)
+        if len(chunks) > size:
+            parts = [chunks[start : start + size] for start in range(0, len(chunks), size)]
+            return [output for part in parts for output in self._forward_or_split(part)]
+        if len(chunks) > 1 and self._failing > FAILING_SHARE:
+            return self._singly(chunks)
+        made = self._forward_once(chunks)
+        if not isinstance(made, RowError):
+            self._note_failing(made)
+            return made
+        if self._does_not_fit(made):
+            return self._halved(chunks)
+        if len(chunks) == 1:
+            return [made]
+        if isinstance(made.__cause__, RowTimeout):
+            # Halves would take the guilty row's time again and again.
+            return self._singly(chunks)
+        self._counters.num_failed_batches += 1
+        num_forwards = self._counters.num_forwards
+        outputs = self._searched(chunks, made, _Search(2 * (len(chunks) - 1).bit_length()))
+        self._counters.num_extra_forwards += self._counters.num_forwards - num_forwards
+        self._note_failing(outputs)
+        return outputs
+
+    def _largest_size(self, chunks: Sequence[Any]) -> int:
+        if self._memory_budget is None:
+            return self._max_size
+        return max(1, min(self._max_size, self._memory_budget // max(cost(chunk) for chunk in chunks)))
+
+    def _does_not_fit(self, made: RowError) -> bool:
+        raise_if_device_lost(made.__cause__)
+        return is_out_of_memory(made.__cause__)
+
+    def _halved(self, chunks: Sequence[Any]) -> list[Any]:
+        """The outputs of a batch that did not fit into memory, from batches that are smaller from now on."""
+        self._counters.num_out_of_memory += 1
+        free_memory(self._steps.pipe.device)
+        if len(chunks) == 1:
+            made = self._forward_once(chunks)
+            if isinstance(made, RowError) and self._does_not_fit(made):
+                too_large = RowTooLarge("row: does not fit into the device's memory by itself.")
+                return [RowError.from_exception("forward", too_large)]
+            return [made] if isinstance(made, RowError) else made
+        half = (len(chunks) + 1) // 2
+        longest = max(cost(chunk) for chunk in chunks)
+        self._memory_budget = min(self._memory_budget or half * longest, half * longest)
+        if self._tuner is not None:
+            self._tuner.limit(half * (longest + self._steps.extra_cost))
+        logger.warning(
+            "A batch of %d did not fit into memory; batches cost %d %s at most now.",
+            len(chunks),
+            self._memory_budget,
+            cost_unit(chunks[0]),
+        )
+        return [*self._forward_or_split(chunks[:half]), *self._forward_or_split(chunks[half:])]
+
+    def _searched(self, chunks: Sequence[Any], failure: RowError, search: _Search) -> list[Any]:
+        """The outputs of a batch that failed, from parts of it, until each guilty chunk stands alone."""
+        size = (len(chunks) + 1) // 2 if search.allowed > 0 else 1
+        outputs: list[Any] = []
+        for start in range(0, len(chunks), size):
+            part = chunks[start : start + size]
+            if len(part) > 1 and self._max_size == 1:
+                outputs += [output for chunk in part for output in self._forward_or_split([chunk])]
+                continue
+            made = self._forward_once(part)
+            if not isinstance(made, RowError):
+                outputs += made
+            elif self._does_not_fit(made):
+                outputs += self._halved(part)
+            elif len(part) == 1:
+                outputs.append(made)
+            else:
+                search.allowed -= 1
+                outputs += self._searched(part, made, search)
+        if len(chunks) == 2 and not any(isinstance(output, RowError) for output in outputs):
+            self._max_size = self._counters.max_size = 1
+            logger.warning("This model cannot be batched (%s); its rows run one by one.", failure.message)
+        return outputs
+
+    def _singly(self, chunks: Sequence[Any]) -> list[Any]:
+        """The outputs of a batch row by row."""
+        outputs = [output for chunk in chunks for output in self._forward_or_split([chunk])]
+        self._counters.num_extra_forwards += len(chunks) - 1
+        return outputs
+
+    def _note_failing(self, outputs: Sequence[Any]) -> None:
+        """Keeps a running share of the rows that fail."""
+        for output in outputs:
+            self._failing += ((1.0 if isinstance(output, RowError) else 0.0) - self._failing) / 32
+
+    def _forward_once(self, chunks: Sequence[Any]) -> list[Any] | RowError:
+        self._counters.num_forwards += 1
+        with limited_memory(self._allowed_bytes()):
+            if len(chunks) == 1:
+                output: Any = self._step(chunks, lambda: self._steps.forward(chunks[0]))
+                outputs: list[Any] | RowError = output if isinstance(output, RowError) else [output]
+            else:
+                outputs = self._step(chunks, lambda: self._forward_batch(chunks, self._padding))
+        if isinstance(outputs, RowError):
+            return outputs
+        if len(chunks) > 1 and not self._is_as_alone(chunks, outputs):
+            return [output for chunk in chunks for output in self._forward_or_split([chunk])]
+        self._count(chunks)
+        return outputs
+
+    def _step(self, chunks: Sequence[Any], function: Callable[[], Any]) -> Any:
+        rows = sorted({self._rows[id(chunk)] for chunk in chunks})
+        return attempt("forward", partial(self._watched, "forward", rows, function))
+
+    def _allowed_bytes(self) -> int | None:
+        """What a forward may allocate on a CPU: what the user said, or most of what is free."""
+        if not self._is_cpu or self._memory_bytes is not None:
+            return self._memory_bytes if self._is_cpu else None
+        if time.monotonic() - self._memory_checked_s > MEMORY_CHECK_S:
+            self._memory_checked_s = time.monotonic()
+            free = available_bytes()
+            self._free_bytes = int(MEMORY_SHARE * free) if free is not None else None
+        return self._free_bytes
+
+    def _is_as_alone(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
+        """Whether the shortest chunk has the same outputs alone; asked of the first batch, and the first padded one."""
+        is_padded = len({num_tokens(chunk) for chunk in chunks}) > 1
+        if self._batching_is_checked and (self._padding_is_checked or not is_padded):
+            return True
+        shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
+        alone = self._step([chunks[shortest]], lambda: self._steps.forward(chunks[shortest]))
+        is_same = isinstance(alone, RowError) or are_close(alone, outputs[shortest], self._steps.is_exact)
+        self._padding_is_checked = self._padding_is_checked or is_padded
+        self._batching_is_checked = is_same or not is_padded
+        if is_padded and not is_same:
+            self._padding = Padding({})
+            logger.warning("Padding changes this model's results; only rows of equal length share a batch.")
+        elif not is_same:
+            self._max_size = self._counters.max_size = 1
+            logger.warning("A batch changes this model's results; its rows run one by one.")
+        return is_same
+
+    def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
+        outputs = self._steps.forward(collate(chunks, padding))
+        return split_outputs(outputs, [num_tokens(chunk) for chunk in chunks], self._steps.is_sequence, padding)
+
+    def _count(self, chunks: Sequence[Any]) -> None:
+        costs = [cost(chunk) for chunk in chunks]
+        self._counters.cost_unit = self._counters.cost_unit or cost_unit(chunks[0])
+        self._counters.num_chunks += len(chunks)
+        self._counters.cost += sum(costs)
+        self._counters.padded_cost += max(costs) * len(costs)

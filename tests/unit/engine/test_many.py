@@ -1,0 +1,107 @@
+"""Many items preprocessed at once: each is what its pipeline makes of it alone, and errors stay with their rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ray_pipelines as rp
+from ray_pipelines.config import BatchConfig
+from ray_pipelines.engine.runner import Runner
+from ray_pipelines.engine.steps import Steps
+from ray_pipelines.errors import RowError
+from ray_pipelines.tasks import RowCall
+from tests.cases import CASES, Case
+
+Model = Callable[[str], str]
+TASKS = (
+    "text-classification",
+    "feature-extraction",
+    "fill-mask",
+    "token-classification",
+    "image-classification",
+    "image-feature-extraction",
+)
+
+
+def steps_of(case: Case, model: Model) -> Any:
+    return rp.pipeline(case.task, model=model(case.model), device="cpu", **case.parameters)._runner().steps
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.task in TASKS], ids=lambda case: case.name)
+def test_each_item_is_preprocessed_as_if_it_were_alone(case: Case, model: Model) -> None:
+    steps = steps_of(case, model)
+    assert steps.group_size > 1
+    items = [steps.item_of_input(item) for item in case.items()] * 2
+    for item, chunks in zip(items, steps.preprocess_many(items), strict=True):
+        if chunks is None:
+            continue
+        for made, expected in zip(chunks, list(steps.preprocess(item)), strict=True):
+            assert made.keys() == expected.keys()
+            for name, value in expected.items():
+                if isinstance(value, torch.Tensor):
+                    assert made[name].dtype == value.dtype and torch.equal(made[name], value)
+                else:
+                    assert made[name] == value
+
+
+def test_natural_texts_take_the_fast_path(model: Model) -> None:
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"), truncation=True, max_length=8)
+    steps = spec._runner().steps
+    pair = {"text": "good", "text_pair": "bad"}
+    made = steps.preprocess_many(["one two three", pair, "", "word " * 40])
+    assert [len(chunks) for chunks in made] == [1, 1, 1, 1]
+    assert steps.num_truncated == 1
+
+
+def test_items_with_arguments_of_their_own_are_grouped_by_them(model: Model) -> None:
+    steps = rp.pipeline("text-classification", model=model("bert-classifier"))._runner().steps
+    cut = RowCall("a b c d e f", {"truncation": True, "max_length": 4})
+    made = steps.preprocess_many(["a b c d e f", cut, RowError("decode", "MediaError", "broken"), cut])
+    assert made[2] is None
+    assert [chunks[0]["input_ids"].shape[1] for chunks in (made[1], made[3])] == [4, 4]
+    assert made[0][0]["input_ids"].shape[1] > 4
+
+
+def test_bad_rows_fail_alone_among_many(model: Model) -> None:
+    spec = rp.pipeline("fill-mask", model=model("bert-mlm"), top_k=1)
+    results = spec.run(["a [MASK]", "no mask", "b [MASK] c", None])
+    assert [isinstance(result, RowError) for result in results] == [False, True, False, True]
+    long = rp.pipeline("text-classification", model=model("bert-classifier")).run(["a", "word " * 5000, "b"])
+    assert [getattr(result, "type", None) for result in long] == [None, "RowTooLarge", None]
+
+
+def test_pictures_of_many_sizes_are_preprocessed_at_once(model: Model) -> None:
+    spec = rp.pipeline("image-classification", model=model("vit-classifier"), device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(pixels[: 20 + n, : 30 + 2 * n]) for n in range(20)]
+    alone = [spec.run([picture])[0] for picture in pictures]
+    together = spec.run(pictures)
+    assert [result[0]["label"] for result in together] == [result[0]["label"] for result in alone]
+
+
+def test_a_pipeline_with_its_own_preprocessing_keeps_it(model: Model) -> None:
+    import transformers
+
+    class Shouting(transformers.TextClassificationPipeline):
+        def preprocess(self, inputs: str, **arguments: Any) -> Any:
+            return super().preprocess("x y z" if inputs == "quiet" else inputs, **arguments)
+
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"), pipeline_class=Shouting)
+    assert spec.run(["a", "quiet"])[1] == spec.run(["x y z"])[0]
+
+
+def test_a_library_that_treats_many_items_otherwise_is_not_used(model: Model) -> None:
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"))
+    good = spec._runner().steps
+    wrong = good.preprocess_many(["z", "z"])
+    task = dataclasses.replace(good.task, preprocess_many=lambda pipe, items, arguments: wrong)
+    steps = Steps(good.pipe, task, good.parameters, good.limits)
+    assert list(Runner(steps, BatchConfig()).run(["a b", "c"])) == spec.run(["a b", "c"])
+    assert steps.group_size == 1

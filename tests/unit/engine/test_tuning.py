@@ -1,0 +1,117 @@
+"""The budget that is chosen on devices whose speed is in the test's hands, and where it is kept."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ray_pipelines.engine.tuning import BudgetStore, BudgetTuner
+
+
+def settle(seconds_of: Callable[[int, int], float], start: int = 1024, num_batches: int = 2000) -> BudgetTuner:
+    """A tuner after rows of 16 to 128 tokens on a device that takes `seconds_of(budget, length)` per token."""
+    tuner = BudgetTuner(start)
+    lengths = itertools.cycle([16, 24, 32, 48, 64, 96, 128])
+    for _ in range(num_batches):
+        budget, length = tuner.next(), next(lengths)
+        cost = max(1, budget // length) * length
+        tuner.note(budget, cost, cost, length, cost * seconds_of(budget, length))
+        if tuner.is_settled:
+            break
+    return tuner
+
+
+@pytest.mark.parametrize("fastest", [256, 512, 1024, 4096, 65536])
+def test_tuner_climbs_to_the_fastest_budget(fastest: int) -> None:
+    def per_token(budget: int, length: int) -> float:
+        steps_away = abs(
+            (budget // fastest).bit_length() - 1 if budget >= fastest else (fastest // budget).bit_length() - 1
+        )
+        return 1e-4 * (1 + 0.2 * steps_away) * (1 + length / 64)
+
+    tuner = settle(per_token)
+    assert tuner.is_settled and tuner.best == fastest
+
+
+def test_tuner_stays_where_nothing_is_faster() -> None:
+    tuner = settle(lambda budget, length: 1e-4 * (1 + length / 64))
+    assert tuner.is_settled and tuner.best == 1024
+
+
+def test_differences_of_length_are_not_taken_for_differences_of_speed() -> None:
+    """Long rows cost more per token, and here they come only while the larger budget is tried."""
+    tuner = BudgetTuner(1024)
+    for _ in range(500):
+        budget = tuner.next()
+        length = 128 if budget > 1024 else 16
+        tuner.note(budget, budget, budget, length, budget * 1e-4 * length)
+    assert tuner.best <= 1024
+
+
+def test_short_runs_are_not_experimented_on() -> None:
+    tuner = BudgetTuner(1024)
+    for _ in range(20):
+        assert tuner.next() == 1024
+        tuner.note(1024, 1000, 1000, 50, 0.01)
+
+
+def test_what_did_not_fit_is_never_tried_again() -> None:
+    tuner = BudgetTuner(1024)
+    tuner.limit(700)
+    tried = set()
+    for _ in range(300):
+        tried.add(tuner.next())
+        tuner.note(max(tried), max(tried), max(tried), 16, 0.1 / max(tried))
+    assert max(tried) == 700
+
+
+def test_settled_tuner_looks_again_from_time_to_time() -> None:
+    tuner = settle(lambda budget, length: 1e-4)
+    tried = set()
+    for _ in range(1000):
+        budget = tuner.next()
+        tried.add(budget)
+        tuner.note(budget, budget, budget, 16, budget * 1e-4)
+    assert len(tried) == 3
+
+
+def test_budget_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
+    key = {"model": "org/tiny", "commit": "abc", "device": "cpu", "dtype": "torch.float32", "threads": 2}
+    BudgetStore(key, tmp_path).save(2048)
+    assert BudgetStore(dict(key), tmp_path).load() == 2048
+    for name in key:
+        assert BudgetStore({**key, name: "other"}, tmp_path).load() is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"budget": "many"}', '{"budget": 0}', "\x00"])
+def test_unreadable_budgets_are_ignored(content: str, tmp_path: Path) -> None:
+    store = BudgetStore({"model": "a"}, tmp_path)
+    store.save(512)
+    (file,) = (tmp_path / "budgets").iterdir()
+    file.write_text(content)
+    assert store.load() is None
+    store.save(256)
+    assert store.load() == 256
+
+
+def test_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "budgets").write_text("a file")
+    store = BudgetStore({"model": "a"}, tmp_path)
+    store.save(512)
+    assert store.load() is None
+
+
+def test_many_writers_leave_a_whole_file(tmp_path: Path) -> None:
+    store = BudgetStore({"model": "a"}, tmp_path)
+    threads = [threading.Thread(target=lambda n=n: [store.save(n) for _ in range(50)]) for n in (100, 200, 300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    files = list((tmp_path / "budgets").iterdir())
+    assert len(files) == 1 and json.loads(files[0].read_text())["budget"] in (100, 200, 300)
