@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections import defaultdict
@@ -31,6 +32,8 @@ TRIAL_BATCHES = 4
 MIN_GAIN = 1.04
 FILLED = 0.6
 STEPS_DOWN, STEPS_UP = 3, 8
+BINS_PER_OCTAVE = 4
+GIVE_UP_BATCHES = 160
 REST_BATCHES = 400
 
 
@@ -66,6 +69,7 @@ class BudgetTuner:
         self._trials: dict[int, _Trial] = {}
         self._seconds = 0.0
         self._turn = 0
+        self._since_move = 0
         self._rest = REST_BATCHES
 
     def next(self) -> int:
@@ -92,15 +96,16 @@ class BudgetTuner:
         if self.is_settled:
             self._rest -= 1
             if self._rest <= 0:
-                self.is_settled, self._rest, self._trials = False, REST_BATCHES, {}
+                self.is_settled, self._rest, self._trials, self._since_move = False, REST_BATCHES, {}, 0
             return
         if padded > budget or padded < FILLED * budget:
             return
         trial = self._trials.setdefault(budget, _Trial())
-        length = longest.bit_length()
+        length = round(BINS_PER_OCTAVE * math.log2(max(1, longest)))
         trial.cost[length] += cost
         trial.seconds[length] += seconds
         trial.num_batches += 1
+        self._since_move += 1
         self._decide()
 
     def limit(self, budget: int) -> None:
@@ -117,13 +122,13 @@ class BudgetTuner:
     def _decide(self) -> None:
         candidates = self._candidates()
         if not all(budget in self._trials and self._trials[budget].is_enough for budget in candidates):
-            if sum(trial.num_batches for trial in self._trials.values()) > 40 * TRIAL_BATCHES:
+            if self._since_move > GIVE_UP_BATCHES:
                 self.is_settled = True
             return
         gains = {budget: _gain(self._trials[budget], self._trials[self.best]) for budget in candidates[1:]}
         better = max(gains, key=lambda budget: gains[budget], default=self.best)
         if gains.get(better, 0.0) >= MIN_GAIN:
-            self.best = better
+            self.best, self._since_move = better, 0
         else:
             self.is_settled = True
 

@@ -18,7 +18,7 @@ MIB = 1 << 20
 def test_too_large_an_allocation_fails_in_the_block_only() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with limited_memory(64 * MIB):
-        assert torch.zeros(8 * MIB, dtype=torch.uint8).sum() == 0
+        assert not torch.zeros(8 * MIB, dtype=torch.uint8).any()
         with pytest.raises(RuntimeError) as caught:
             torch.zeros(512 * MIB, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -72,9 +72,10 @@ def test_ten_thousand_batches_leave_no_memory_behind() -> None:
 
     steps = FakeSteps(guilty=[7])
     items = [[1 + n % 9] for n in range(2000)]
-    run(steps, items, max_size=2)
+    for _ in range(2):
+        run(steps, items, max_size=2)
     before = resident_bytes()
-    for _ in range(9):
+    for _ in range(8):
         steps.batches.clear()
         run(steps, items, max_size=2)
     assert resident_bytes() - before < 24 * MIB
