@@ -67,6 +67,7 @@ def padding_of(tokenizer: Any, feature_extractor: Any) -> Padding:
             **dict.fromkeys(PADDED_WITH_ONE, 1),
             "offset_mapping": 0,
             "bbox": 0,
+            "word_ids": -1,
         },
         left=getattr(tokenizer, "padding_side", "right") == "left",
     )

@@ -131,7 +131,6 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.document_question_answering:DocumentQuestionAnsweringPipeline",
-    kept_outputs=("start_logits", "end_logits", "attention_mask", "p_mask", "word_ids", "words", "sequences"),
-    sequence_outputs=("start_logits", "end_logits", "attention_mask"),
+    kept_outputs=("spans", "null_score", "confidence", "words", "sequences"),
     chunked=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 import transformers
 
 import ray_pipelines as rp
+from ray_pipelines.engine.transfer import pack, packed_bytes
 from tests.cases.language import _page
 from tests.cases.media import image
 from tests.closeness import assert_close
@@ -122,3 +124,24 @@ def test_a_page_that_cannot_be_read_fails_alone(model: Model, row: Any, message:
     assert isinstance(bad, rp.RowError)
     with pytest.raises(rp.RowError, match=message):
         raise bad
+
+
+def test_only_spans_leave_a_chunk_and_words_go_with_the_first(model: Model) -> None:
+    spec = rp.pipeline(TASK, model("layoutlm-docqa"), device="cpu", max_seq_len=48, doc_stride=8, top_k=2)
+    steps = spec._runner().steps
+    words = _page(300, 0)
+    chunks = list(steps.preprocess({"question": "What is the name?", "word_boxes": words}))
+    size = len(json.dumps([word for word, _ in words]))
+    inputs = [packed_bytes(pack(chunk)) for chunk in chunks]
+    outputs = [packed_bytes(pack(steps.forward(chunk))) for chunk in chunks]
+    assert len(chunks) > 8
+    assert max(inputs[1:]) < 16 * 48 + 100 and inputs[0] < 16 * 48 + 100 + size
+    assert max(outputs[1:]) < 150 and outputs[0] < 150 + size
+
+
+def test_fewer_answers_than_asked_for_are_those_of_transformers(model: Model) -> None:
+    row = _row(word_boxes=_page(2, 0))
+    reference = transformers.pipeline(TASK, model("layoutlm-docqa"), device="cpu")(row, top_k=60, max_answer_len=2)
+    (result,) = rp.pipeline(TASK, model("layoutlm-docqa"), device="cpu", top_k=60, max_answer_len=2).run([row])
+    assert 0 < len(result) < 60
+    assert_close([answer["score"] for answer in result], [answer["score"] for answer in reference])
