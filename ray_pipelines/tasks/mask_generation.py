@@ -1,9 +1,9 @@
 """mask-generation: masks of everything in an image, without labels (SAM), from a grid of points.
 
 Masks are at the size of the image, in COCO's run-length encoding (see `ray_pipelines.media.masks`). The image, and
-each crop of it, is one forward: it is embedded once, then asked about its points in batches of `points_per_batch`,
-and only the run lengths of masks that pass the filters leave the device. `transformers` embeds the image while it
-preprocesses, which then needs the device, and cannot take a batch size at all.
+each crop of it, is one chunk: it is embedded once, together with crops of other rows, then the model is asked about its
+points in batches of `points_per_batch`, and only the run lengths of masks that pass the filters leave the device.
+`transformers` embeds the image while it preprocesses, which then needs the device, and cannot take a batch size at all.
 
 A bug of transformers 5.23 is put right in `engine/pipelines/mask_generation.py`: crops with a
 `crop_n_points_downscale_factor` other than 1 fail, because grids of different sizes are stacked.
@@ -118,6 +118,5 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.mask_generation:MaskGenerationPipeline",
-    batched=False,
     chunked=True,
 )

@@ -1,7 +1,8 @@
 """mask-generation in three steps that keep to their places: crops on the CPU, the model on the device, NMS.
 
 In transformers 5.23 `preprocess` runs the vision encoder, and a chunk is a batch of points with a copy of the image's
-embedding. Here a chunk is a crop of the image. And there `crop_n_points_downscale_factor` fails unless it is 1.
+embedding. Here a chunk is a crop of the image with all of its points: it is embedded once, where the masks are made.
+And there `crop_n_points_downscale_factor` fails unless it is 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torchvision.ops import batched_nms
 from transformers.image_utils import load_image
 
 __all__ = ["MaskGenerationPipeline"]
+
+ENCODED_PIXELS = 4 * 1024**2
+"""Pixels that the vision encoder sees at once, unless a single crop has more: four crops of SAM's size."""
 
 
 class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: ignore[misc]
@@ -61,29 +65,94 @@ class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: igno
                     **{name: value[index : index + 1] for name, value in inputs.items()},
                 }
 
-    def _forward(self, model_inputs: Any, points_per_batch: int | None = 64, **parameters: Any) -> dict[str, Any]:
+    def _forward(self, model_inputs: Any, points_per_batch: int | None = 64, **filters: Any) -> dict[str, Any]:
+        """The masks of each crop that pass the filters; in a batch, a list of one value per crop under each name.
+
+        A crop goes through the vision encoder once, together with others of the batch as far as they are small enough;
+        then the model is asked about its points, a few at a time.
+
+        Returns:
+            `size` (of the image, `int64[2]`), `counts` (the run lengths of all masks, `int32[runs]`), `num_counts` (of
+            each mask, `int64[masks]`), `iou_scores`, `boxes`, and `confidence` (`float32[1, 2]`: of the embedding, by
+            which the executor checks that batches change nothing).
+        """
         inputs = dict(model_inputs)
-        points, labels = inputs.pop("input_points"), inputs.pop("input_labels")
-        inputs["full_image_size"] = inputs["full_image_size"][0]
-        inputs |= self._embeddings(inputs.pop("pixel_values"))
-        size = points_per_batch or points.shape[1]
+        pixel_values = inputs.pop("pixel_values")
+        num_together = max(1, ENCODED_PIXELS // pixel_values[0, 0].numel())
         made = []
-        for start in range(0, points.shape[1], size):
-            batch = {
-                **inputs,
-                "input_points": points[:, start : start + size],
-                "input_labels": labels[:, start : start + size],
-                "is_last": False,
-            }
-            made.append(super()._forward(batch, **parameters))
-        counts = [rle["counts"] for part in made for rle in part["masks"]]
+        for start in range(0, len(pixel_values), num_together):
+            embeddings = self._embeddings(pixel_values[start : start + num_together])
+            for row in range(min(num_together, len(pixel_values) - start)):
+                crop = {name: _row(value, start + row) for name, value in inputs.items()}
+                made.append(self._masks(crop, _row(embeddings, row), points_per_batch, filters))
+        return made[0] if len(made) == 1 else {name: [output[name] for output in made] for name in made[0]}
+
+    def _masks(
+        self, crop: dict[str, Any], embeddings: dict[str, Any], points_per_batch: int | None, filters: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The masks of one crop, from its embeddings."""
+        points, labels = crop.pop("input_points"), crop.pop("input_labels")
+        size = points_per_batch or points.shape[1]
+        prompts = ((points[:, i : i + size], labels[:, i : i + size]) for i in range(0, points.shape[1], size))
+        parts = [self._masks_of_points(crop, embeddings, *prompt, **filters) for prompt in prompts]
+        counts = [rle["counts"] for masks, _, _ in parts for rle in masks]
+        embedding = next(_tensors(embeddings)).float()
         return {
-            "size": inputs["full_image_size"],
+            "size": crop["full_image_size"][0],
             "counts": torch.tensor([count for mask in counts for count in mask], dtype=torch.int32),
             "num_counts": torch.tensor([len(mask) for mask in counts], dtype=torch.int64),
-            "iou_scores": torch.cat([part["iou_scores"] for part in made]),
-            "boxes": torch.cat([part["boxes"] for part in made]),
+            "iou_scores": torch.cat([scores for _, scores, _ in parts]),
+            "boxes": torch.cat([boxes for _, _, boxes in parts]),
+            "confidence": torch.stack([embedding.mean(), embedding.std()])[None],
         }
+
+    def _masks_of_points(
+        self,
+        crop: dict[str, Any],
+        embeddings: dict[str, Any],
+        points: torch.Tensor,
+        labels: torch.Tensor,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        mask_threshold: float = 0,
+        stability_score_offset: float = 1,
+        max_hole_area: float | None = None,
+        max_sprinkle_area: float | None = None,
+    ) -> tuple[list[dict[str, Any]], torch.Tensor, torch.Tensor]:
+        """Run lengths, scores and boxes of the masks at some points that pass the filters.
+
+        Source: transformers 5.23, `MaskGenerationPipeline._forward`; masks of low quality are dropped before the others
+        are brought to the size of the image, which takes 20 times the memory of the model's own masks.
+        """
+        outputs = self.model(input_points=points, input_labels=labels, **embeddings)
+        scores = outputs["iou_scores"][0].flatten()
+        passed = scores > pred_iou_thresh if pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
+        if not passed.any():
+            return [], scores[:0], torch.zeros(0, 4, dtype=torch.int64, device=scores.device)
+        masks = outputs["pred_masks"][0].flatten(0, 1)[passed][None, :, None]
+        scores = scores[passed][None, :, None]
+        areas = {"max_hole_area": max_hole_area, "max_sprinkle_area": max_sprinkle_area or None}
+        areas = {name: area for name, area in areas.items() if area is not None}
+        reshaped = crop.get("reshaped_input_sizes")
+        for options in (areas, {}) if areas else ({},):
+            masks = self.image_processor.post_process_masks(
+                masks,
+                crop["original_sizes"].tolist(),
+                mask_threshold=mask_threshold,
+                reshaped_input_sizes=None if reshaped is None else reshaped.tolist(),
+                binarize=False,
+                **options,
+            )
+        return self.image_processor.filter_masks(  # type: ignore[no-any-return]
+            masks[0],
+            scores[0],
+            crop["full_image_size"][0].tolist(),
+            crop["input_boxes"][0],
+            pred_iou_thresh,
+            stability_score_thresh,
+            mask_threshold,
+            stability_score_offset,
+        )
 
     def _embeddings(self, pixel_values: torch.Tensor) -> dict[str, Any]:
         """What the vision encoder makes of a crop, under the names that the model's forward takes."""
@@ -115,3 +184,21 @@ class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: igno
         size = model_outputs[0]["size"].tolist()
         masks = [{"size": size, "counts": counts[index].numpy()} for index in kept.tolist()]
         return {"rle_mask": masks, "scores": scores[kept], "bounding_boxes": boxes[kept]}
+
+
+def _row(value: Any, row: int) -> Any:
+    """What belongs to one crop of a batch, with a leading axis of 1; models nest the embeddings of several layers."""
+    if isinstance(value, torch.Tensor):
+        return value[row : row + 1]
+    if isinstance(value, dict):
+        return {name: _row(part, row) for name, part in value.items()}
+    return [_row(part, row) for part in value]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)

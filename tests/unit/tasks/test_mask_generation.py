@@ -8,6 +8,8 @@ import torch
 import transformers
 
 import ray_pipelines as rp
+from ray_pipelines.engine.batching import collate
+from ray_pipelines.engine.transfer import pack, packed_bytes
 from ray_pipelines.media.masks import decode_mask
 from tests.cases.vision import SAM, picture
 from tests.closeness import assert_close
@@ -72,3 +74,49 @@ def test_grids_may_differ_by_layer_where_transformers_fails(model: Model) -> Non
 def test_every_layer_needs_a_point() -> None:
     with pytest.raises(rp.ConfigError, match="points_per_crop: expected at least"):
         rp.pipeline(TASK, model="org/m", points_per_crop=3, crops_n_layers=2, crop_n_points_downscale_factor=2)
+
+
+def test_crops_of_several_rows_are_embedded_together_and_each_once(model: Model) -> None:
+    images = [picture((64, 40)), picture((40, 64)), picture((64, 40))]
+    together = rp.pipeline(TASK, model=model("sam"), device="cpu", **SAM, crops_n_layers=1)
+    seen: list[int] = []
+    encoder = together._runner().steps.pipe.model.vision_encoder
+    encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    results = together.run(images, on_error="raise")
+    # Of the first batch, one crop is embedded alone too, to see that the batch changes nothing.
+    assert seen == [15, 1]
+    alone = rp.pipeline(TASK, model=model("sam"), device="cpu", batch_size=1, **SAM, crops_n_layers=1)
+    assert_close(results, alone.run(images, on_error="raise"))
+
+
+def test_no_more_crops_are_embedded_at_once_than_memory_is_meant_for(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = rp.pipeline(TASK, model=model("sam"), device="cpu", **SAM, crops_n_layers=1)
+    steps, seen = spec._runner().steps, []
+    steps.pipe.model.vision_encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    chunks = list(steps.preprocess(picture((64, 40))))
+    expected = steps.forward(collate(chunks, steps.padding))
+    pixels = chunks[0]["pixel_values"][0, 0].numel()
+    monkeypatch.setattr("ray_pipelines.engine.pipelines.mask_generation.ENCODED_PIXELS", 2 * pixels + 1)
+    assert_close(
+        steps.forward(collate(chunks, steps.padding))["iou_scores"][3].tolist(), expected["iou_scores"][3].tolist()
+    )
+    assert seen == [5, 2, 2, 1]
+
+
+def test_run_lengths_cross_stages_and_never_masks(model: Model) -> None:
+    image = picture((640, 480))
+    steps = rp.pipeline(TASK, model=model("sam"), device="cpu", **SAM)._runner().steps
+    (chunk,) = steps.preprocess(image)
+    pixels = chunk["pixel_values"].nbytes
+    assert packed_bytes(pack(chunk)) < pixels + 1000
+    output = steps.forward(chunk)
+    num_masks, num_runs = len(output["num_counts"]), int(output["num_counts"].sum())
+    assert num_masks == 75
+    assert packed_bytes(pack(output)) < 4 * num_runs + 40 * num_masks + 100
+    assert packed_bytes(pack(output)) < num_masks * image.width * image.height * 4 / 100
+    whole_grid = rp.pipeline(TASK, model=model("sam"), device="cpu")._runner().steps
+    (chunk,) = whole_grid.preprocess(image)
+    assert chunk["input_points"].shape[1] == 1024
+    assert packed_bytes(pack(chunk)) < pixels + 20_000
