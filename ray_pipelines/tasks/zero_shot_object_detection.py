@@ -51,6 +51,6 @@ TASK = Task(
     to_item=to_item,
     pipeline_parameters=label_arguments,
     pipeline_class="ray_pipelines.engine.pipelines.zero_shot_object_detection:ZeroShotObjectDetectionPipeline",
-    kept_outputs=("logits", "pred_boxes", "target_size", "candidate_labels"),
+    kept_outputs=("logits", "pred_boxes", "target_size", "candidate_labels", "confidence"),
     chunked=True,
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import transformers
 
 import ray_pipelines as rp
@@ -54,3 +55,37 @@ def test_labels_are_stripped_and_kept_in_order_of_score(model: Model) -> None:
 def test_a_row_and_a_job_without_labels_fail_by_name(model: Model) -> None:
     (result,) = rp.pipeline(TASK, model=model("owlvit"), device="cpu").run([picture((64, 40))])
     assert isinstance(result, rp.RowError) and "candidate_labels" in result.message
+
+
+def test_images_of_any_labels_share_a_forward_and_each_set_of_labels_is_embedded_once(model: Model) -> None:
+    folder = model("owlvit")
+    sets = (["cat"], ["dog", "cat", "a remote control"], ["cat"], ["dog", "cat"], ["dog", "cat", "a remote control"])
+    rows = [{"image": picture((64, 40 + 2 * i)), "candidate_labels": labels} for i, labels in enumerate(sets)]
+    spec = rp.pipeline(TASK, model=folder, device="cpu", threshold=0.0)
+    runner, seen = spec._runner(), []
+    runner.steps.pipe.model.base_model.text_model.register_forward_hook(lambda *args: seen.append(1))
+    results = spec.run(rows, on_error="raise")
+    assert len(seen) == 3
+    pipe = transformers.pipeline(TASK, model=folder, device="cpu", threshold=0.0)
+    assert_close(results, [pipe(row) for row in rows])
+    assert runner.counters.num_forwards == 1
+
+
+def test_only_boxes_that_may_pass_leave_the_model(model: Model) -> None:
+    image = picture((64, 40))
+
+    def output(threshold: float) -> dict[str, torch.Tensor]:
+        spec = rp.pipeline(TASK, model("owlvit"), device="cpu", candidate_labels=LABELS, threshold=threshold)
+        steps = spec._runner().steps
+        (chunk,) = steps.preprocess(image)
+        return steps.forward(chunk)
+
+    everything = output(0.0)
+    scores = everything["logits"].sigmoid().amax(-1)[0]
+    threshold = float(scores.median())
+    some = output(threshold)
+    assert 0 < some["logits"].shape[1] == some["pred_boxes"].shape[1] < len(scores)
+    assert some["logits"].shape[1] >= int((scores > threshold).sum())
+    steps = rp.pipeline(TASK, model("owlvit"), device="cpu", candidate_labels=LABELS)._runner().steps
+    none = {name: some[name][:, :0] for name in ("logits", "pred_boxes")}
+    assert steps.postprocess([{**some, **none}]) == []
