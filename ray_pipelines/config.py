@@ -64,6 +64,11 @@ class ModelConfig(_Config):
     image_processor: str | None = Field(None, description="Hub id or folder of another image processor.")
     processor: str | None = Field(None, description="Hub id or folder of another processor.")
     video_processor: str | None = Field(None, description="Hub id or folder of another video processor.")
+    assistant_model: str | None = Field(
+        None,
+        description="Hub id or folder of a smaller model whose drafts speed up generation (assisted decoding); results "
+        "are those without it, and rows run one by one.",
+    )
     use_fast: bool = Field(True, description="Use the fast (Rust) tokenizer where there is one.")
     dtype: str = Field("auto", description=f"Precision of the weights: {', '.join(DTYPES)}; auto is the checkpoint's.")
     attn_implementation: str | None = Field(

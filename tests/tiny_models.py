@@ -972,6 +972,40 @@ def _qwen2_audio_model(folder: Path) -> None:
     _save(folder, "Qwen2AudioForConditionalGeneration", config, processor)
 
 
+def _janus_model(folder: Path) -> None:
+    """Builds a model of chats with images that also makes images of 8 x 8 pixels."""
+    special = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
+    text = _gpt2_tokenizer(chat_template=_JANUS_CHAT_TEMPLATE, model_max_length=512, extra_special_tokens=special)
+    text.add_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special.values()])
+    processor = transformers.JanusProcessor(
+        transformers.JanusImageProcessor(size={"height": 16, "width": 16}, min_size=4),
+        text,
+        chat_template=_JANUS_CHAT_TEMPLATE,
+        num_image_tokens=16,
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    pictures = {"embed_dim": 4, "num_embeddings": 64, "latent_channels": 8, "base_channels": 32, "num_res_blocks": 1}
+    config = {
+        "vision_config": transformers.JanusVisionConfig(
+            **sizes, mlp_ratio=2.0, projection_dim=32, num_image_tokens=16, initializer_range=0.3
+        ),
+        "text_config": _chat_language(text, "LlamaConfig"),
+        "vq_config": transformers.JanusVQVAEConfig(
+            **pictures, channel_multiplier=[1, 1], projection_dim=32, image_token_embed_dim=32, initializer_range=0.3
+        ),
+        "image_token_id": text.convert_tokens_to_ids("<image_placeholder>"),
+    }
+    _save(folder, "JanusForConditionalGeneration", config, processor)
+    generation = transformers.GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        guidance_scale=2.0,
+        generation_kwargs={"boi_token_id": text.convert_tokens_to_ids("<begin_of_image>")},
+    )
+    generation.save_pretrained(folder)
+
+
 @_deferred
 def _writing_model(
     folder: Path,
@@ -1091,6 +1125,8 @@ _MEDIA_CHAT_TEMPLATE = _IMAGE_CHAT_TEMPLATE.replace(
     "{'image': '<|vision_start|><|image_pad|><|vision_end|>', 'video': '<|vision_start|><|video_pad|><|vision_end|>', "
     "'audio': '<|audio_bos|><|AUDIO|><|audio_eos|>'}[part['type']] if part['type'] != 'text' else part['text']",
 )
+
+_JANUS_CHAT_TEMPLATE = _IMAGE_CHAT_TEMPLATE.replace("<image>", "<image_placeholder>")
 
 _distilbert_tokenizer = partial(_wordpiece, "DistilBertTokenizer")
 _cased_tokenizer = partial(_wordpiece, lower_case=False)
@@ -1496,7 +1532,7 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "donut-docqa": _donut_model,
     },
     "image-text-to-text": {"llava": _llava_model},
-    "any-to-any": {"qwen2-vl": _qwen2_vl_model, "qwen2-audio": _qwen2_audio_model},
+    "any-to-any": {"qwen2-vl": _qwen2_vl_model, "qwen2-audio": _qwen2_audio_model, "janus": _janus_model},
     "decision": {
         "llama-decision": _text_model(
             "LlamaForCausalLM",

@@ -31,6 +31,7 @@ def pipeline(
     image_processor: Any = None,
     processor: Any = None,
     video_processor: Any = None,
+    assistant_model: Any = None,
     revision: str | None = None,
     use_fast: bool = True,
     token: str | None = None,
@@ -64,6 +65,7 @@ def pipeline(
         model: Hub id, local folder or model object; unset, the task's default.
         config, tokenizer, feature_extractor, image_processor, processor, video_processor: Hub id, folder or object of
             each, where it is not the model's own.
+        assistant_model: Hub id, folder or object of a smaller model that drafts tokens for the model to check.
         revision: Branch, tag or commit of the model.
         use_fast: Use the fast tokenizer where there is one.
         token: Hub token; never logged. Also as `use_auth_token`.
@@ -121,6 +123,7 @@ def pipeline(
         ("image_processor", image_processor),
         ("processor", processor),
         ("video_processor", video_processor),
+        ("assistant_model", assistant_model),
         ("pipeline_class", pipeline_class),
     ):
         if value is None:

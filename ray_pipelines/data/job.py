@@ -228,7 +228,7 @@ def _give_up_if_hopeless(progress: Progress, job: Job, at_least: int) -> None:
 
 def _model_problems(job: Job) -> list[str]:
     problems = []
-    for key in ("name", *COMPONENTS):
+    for key in ("name", "assistant_model", *COMPONENTS):
         value = getattr(job.model, key)
         if value is None:
             continue

@@ -79,6 +79,8 @@ class PipelineSpec:
     instances: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.task.takes_assistant and (self.model.assistant_model or "assistant_model" in self.instances):
+            raise ConfigError(f"model.assistant_model: has no use in {self.task_name}. Drop it.")
         object.__setattr__(self, "parameters", modern_parameters(self.task.name, self.parameters))
         tasks.validate_parameters(self.task, self.parameters)
         problems = chunking_problems(self.task, self.workers, self.batch)

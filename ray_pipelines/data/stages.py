@@ -90,6 +90,7 @@ def inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.
         ConfigError: No row gave a result, or the results have no common type.
     """
     sample = dataset.limit(SAMPLE_ROWS).map_batches(
+        TypeSampler,
         batch_size=SAMPLE_ROWS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),

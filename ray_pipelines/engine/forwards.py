@@ -93,7 +93,7 @@ class Forwards:
         self._rows: dict[int, int] = {}
         self._is_cpu = steps.pipe.device.type == "cpu"
         most = batching.max_size or (CPU_MAX_SIZE if self._is_cpu else GPU_MAX_SIZE)
-        self._max_size = most if steps.task.batched and not steps.is_random else 1
+        self._max_size = most if steps.can_batch else 1
         self._budget = batching.budget if isinstance(batching.budget, int) else None
         self._is_tuned = batching.budget == "auto"
         self._tuner: BudgetTuner | None = None

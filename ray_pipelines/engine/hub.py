@@ -96,7 +96,7 @@ def resolve_model(task_name: str, config: ModelConfig, instances: Mapping[str, A
             name, default_revision = default_model(task_name)
             revision = revision or default_revision
         sources["name"] = resolve(name, revision, token)
-    for component in COMPONENTS:
+    for component in (*COMPONENTS, "assistant_model"):
         value = getattr(config, component)
         if value is not None and component not in instances:
             sources[component] = resolve(value, None, token)

@@ -147,6 +147,7 @@ def load_pipeline(
     }
     if config.attn_implementation is not None:
         arguments["model_kwargs"]["attn_implementation"] = config.attn_implementation
+    assistant = arguments.pop("assistant_model", folders.get("assistant_model"))
     try:
         if not weights:
             return _load_without_weights(task, model, arguments, parameters)
@@ -161,6 +162,8 @@ def load_pipeline(
             pipe = transformers.pipeline(task.name, model=model, **arguments, **task.pipeline_parameters(parameters))
             if config.attn_implementation is not None:
                 _set_attention(pipe.model, config.attn_implementation)
+            if assistant is not None:
+                _assist(pipe, assistant, config.trust_remote_code)
     except LOAD_ERRORS as error:
         raise ModelLoadError(_load_message(task, pinned, error)) from error
     pipe.model.eval()
@@ -214,6 +217,35 @@ def _load_without_weights(task: Task, model: Any, arguments: dict[str, Any], par
             **arguments,
             **task.pipeline_parameters(parameters),
         )
+
+
+def _assist(pipe: transformers.Pipeline, assistant: Any, trust_remote_code: bool) -> None:
+    """Gives a pipeline a model that drafts its tokens.
+
+    Source: `load_assistant_model` of transformers 5.23, which fails on models without one of the special tokens (T5).
+
+    Args:
+        pipe: The pipeline.
+        assistant: A folder, or a model.
+        trust_remote_code: Run code that comes with the assistant.
+    """
+    tokenizer = None
+    if isinstance(assistant, str):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(assistant, trust_remote_code=trust_remote_code)
+        config = transformers.AutoConfig.from_pretrained(assistant, trust_remote_code=trust_remote_code)
+        name = (config.architectures or [""])[0]
+        model_class = getattr(transformers, name, None) or transformers.AutoModelForCausalLM
+        if model_class is transformers.AutoModelForCausalLM:
+            assistant = model_class.from_pretrained(assistant, trust_remote_code=trust_remote_code)
+        else:
+            assistant = model_class.from_pretrained(assistant)
+    pipe.assistant_model = assistant.to(device=pipe.model.device, dtype=pipe.model.dtype).eval()
+    pipe._forward_params["assistant_model"] = pipe.assistant_model
+    ours, theirs = (model.config.get_text_config() for model in (pipe.model, pipe.assistant_model))
+    names = ("vocab_size", "eos_token_id", "pad_token_id", "bos_token_id")
+    if tokenizer is not None and any(getattr(ours, n, None) != getattr(theirs, n, None) for n in names):
+        pipe.assistant_tokenizer = tokenizer
+        pipe._forward_params |= {"tokenizer": pipe.tokenizer, "assistant_tokenizer": tokenizer}
 
 
 def _model_without_weights(task: Task, config: Any, trust_remote_code: bool) -> Any:

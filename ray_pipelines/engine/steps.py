@@ -65,6 +65,8 @@ class Steps:
         self._num_embeddings = num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
+        # Drafts can be checked for one sequence at a time only.
+        self.can_batch = task.batched and not self.is_random and getattr(pipe, "assistant_model", None) is None
         self.is_exact = getattr(pipe.model, "dtype", None) in (torch.float32, torch.float64)
         self.is_generic = task.result_type is None
         self.num_truncated = 0

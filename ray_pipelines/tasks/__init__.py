@@ -126,6 +126,7 @@ class Task:
             `preprocess`: for each item a list of what the pipeline's `preprocess` would give, or None where the item
             must be preprocessed by itself. It may raise: then all of them are.
         group_size: Items that `preprocess_many` is given at most.
+        takes_assistant: Whether a second model may draft the tokens that are generated.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
     """
@@ -148,6 +149,7 @@ class Task:
     pipeline_class: str | None = None
     preprocess_many: Callable[[Any, Sequence[Any], Mapping[str, Any]], Sequence[Any]] | None = None
     group_size: int = 256
+    takes_assistant: bool = False
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
 
     @property

@@ -1,4 +1,8 @@
-"""Parameters that transformers has renamed or that have no use here: accepted, with a warning that says so."""
+"""Parameters that transformers has renamed, that have no use here, or that say the same as another one.
+
+The first two are accepted with a warning that says so. The third are `return_type` and `return_text` of the tasks that
+generate texts, whose results are either texts or token ids: one Arrow type needs one word for that, `return_tensors`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks import names
 
 __all__ = ["modern_parameters"]
@@ -23,6 +28,17 @@ OLD_NAMES: dict[str, dict[str, _Translation]] = {
     "mask-generation": {"output_rle_masks": lambda value: {"output_rle_mask": value}},
 }
 
+REPLIES = {
+    "tensors": {"return_tensors": True},
+    "new_text": {"return_full_text": False},
+    "full_text": {"return_full_text": True},
+}
+TEXTS = {"tensors": {"return_tensors": True}, "text": {"return_tensors": False}}
+RETURN_TYPES: dict[str, dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(("text-generation", "image-text-to-text", "any-to-any"), REPLIES),
+    **dict.fromkeys(("text2text-generation", "summarization", "translation"), TEXTS),
+}
+"""What each `return_type` means, in the order of the numbers that transformers gives them."""
 
 WITHOUT_EFFECT = {"timeout": "pictures and videos are read before the pipeline sees them."}
 
@@ -35,10 +51,18 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
     ...     modern_parameters("text-classification", {"return_all_scores": True})
     {'top_k': None}
     """
+    if task_name.startswith("translation_"):
+        task_name = "translation"
     modern: dict[str, Any] = {}
     for name, value in parameters.items():
         if name in WITHOUT_EFFECT and task_name in names():
             warnings.warn(f"parameters.{name} has no effect: {WITHOUT_EFFECT[name]}", UserWarning, stacklevel=3)
+            continue
+        if name == "return_type" and value is not None and task_name in RETURN_TYPES:
+            modern |= _agreed(parameters, name, _of_return_type(RETURN_TYPES[task_name], value))
+            continue
+        if name == "return_text" and RETURN_TYPES.get(task_name) is TEXTS:
+            modern |= _agreed(parameters, name, {"return_tensors": not value})
             continue
         translate = OLD_NAMES.get(task_name, {}).get(name)
         if translate is None:
@@ -49,3 +73,24 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
         warnings.warn(f"parameters.{name} is an old name; taken as {now}.", FutureWarning, stacklevel=3)
         modern |= translated
     return modern
+
+
+def _of_return_type(meanings: Mapping[str, dict[str, Any]], value: Any) -> dict[str, Any]:
+    """What a `return_type` means: a name such as `new_text`, its number, or the member of an enumeration."""
+    number = getattr(value, "value", value)
+    names_in_order = list(meanings)
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(names_in_order):
+        return meanings[names_in_order[number]]
+    if isinstance(number, str) and number.lower() in meanings:
+        return meanings[number.lower()]
+    raise ConfigError(f"parameters.return_type: expected one of {', '.join(meanings)}; got {value!r}.")
+
+
+def _agreed(parameters: Mapping[str, Any], name: str, meaning: dict[str, Any]) -> dict[str, Any]:
+    """The meaning, if no other parameter says the opposite."""
+    for key, value in meaning.items():
+        if parameters.get(key, value) != value:
+            raise ConfigError(
+                f"parameters.{name}: means {key}={value}, which is given as {parameters[key]!r}. Drop one."
+            )
+    return meaning

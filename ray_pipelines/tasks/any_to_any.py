@@ -1,19 +1,20 @@
 """any-to-any: what a multimodal model writes about texts, images, videos and recordings.
 
 As image-text-to-text, with videos and recordings too: inside the messages of a chat, or in columns beside a text or a
-chat. Rows run one by one. What is generated is text; models that generate images or speech (`generation_mode`) are
-refused by name.
+chat. Rows run one by one. What is generated is text, or with `generation_mode: image` pictures, by models such as
+Janus. `generation_mode: audio` is refused: such models return texts beside the sound, and do not say its rate.
 
 Videos are decoded by PyAV, where transformers needs torchcodec. Which frames a model sees, and how many, its own video
 processor says, as for a path in transformers; `processor_kwargs` such as {fps: 1} or {num_frames: 8} change that.
 
-A bug of transformers 5.23 that is put right: without `return_full_text` the result differs between a parameter that is
-set when the pipeline is made and one set at its call; here a text always has its prompt unless it is switched off.
+Bugs of transformers 5.23 that are put right: without `return_full_text` the result differs between a parameter that is
+set when the pipeline is made and one set at its call; here a text always has its prompt unless it is switched off. With
+`generation_mode: image` its processor is not told, and its image processor fails on what it has to return.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
@@ -29,13 +30,55 @@ from ray_pipelines.tasks._multimodal import (
     to_result,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OF_TEXTS = frozenset(
+    {"return_full_text", "return_tensors", "skip_special_tokens", "clean_up_tokenization_spaces", "stop_sequence"}
+)
+
 
 class AnyToAnyParameters(MultimodalParameters):
     """Parameters of any-to-any."""
 
-    generation_mode: Annotated[Literal["text"], pydantic.Field(description="What is generated; only text can be.")] = (
-        "text"
-    )
+    generation_mode: Annotated[
+        Literal["text", "image"], pydantic.Field(description="What is generated, by models that can do both.")
+    ] = "text"
+
+    @pydantic.model_validator(mode="after")
+    def _pictures_are_no_text(self) -> AnyToAnyParameters:
+        if self.generation_mode == "image":
+            for name in sorted(self.model_fields_set & OF_TEXTS):
+                raise ValueError(f"{name}: is about texts; got it beside generation_mode: image. Drop it.")
+        return self
+
+
+def arguments(parameters: AnyToAnyParameters) -> dict[str, Any]:
+    """The pipeline's keyword arguments."""
+    found = pipeline_parameters(parameters)
+    if parameters.generation_mode == "image":
+        found.pop("return_full_text", None)
+    return found
+
+
+def type_of_results(parameters: AnyToAnyParameters) -> pa.DataType:
+    """As of texts, or `list<struct<generated_image: struct<bytes, path>>>`."""
+    if parameters.generation_mode != "image":
+        return result_type(parameters)
+    import pyarrow as pa
+
+    from ray_pipelines.arrow import IMAGE_TYPE
+
+    return pa.list_(pa.struct([("generated_image", IMAGE_TYPE)]))
+
+
+def results(result: Any, parameters: AnyToAnyParameters) -> Any:
+    """The texts, or the pictures as PNG."""
+    if parameters.generation_mode != "image":
+        return to_result(result, parameters)
+    from ray_pipelines.media.image import encode_image
+
+    return [{"generated_image": encode_image(record["generated_image"])} for record in result]
 
 
 TASK = Task(
@@ -59,11 +102,11 @@ TASK = Task(
         ),
     ),
     parameters=AnyToAnyParameters,
-    result_type=result_type,
-    result_description="list of {generated_text}, one per returned sequence",
+    result_type=type_of_results,
+    result_description="list of {generated_text} or {generated_image}, one per returned sequence",
     to_item=to_item,
-    to_result=to_result,
-    pipeline_parameters=pipeline_parameters,
+    to_result=results,
+    pipeline_parameters=arguments,
     pipeline_class="ray_pipelines.engine.pipelines.any_to_any:AnyToAnyPipeline",
     batched=False,
     is_random=is_sampling,

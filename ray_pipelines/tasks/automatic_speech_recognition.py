@@ -140,6 +140,7 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.automatic_speech_recognition:SpeechRecognitionPipeline",
+    takes_assistant=True,
     is_random=is_random,
     chunked=True,
 )

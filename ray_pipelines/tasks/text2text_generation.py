@@ -26,5 +26,6 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     kept_outputs=("output_ids",),
+    takes_assistant=True,
     is_random=is_sampling,
 )

@@ -137,5 +137,6 @@ TASK = Task(
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
     pipeline_class="ray_pipelines.engine.pipelines.text_generation:TextGenerationPipeline",
+    takes_assistant=True,
     is_random=is_sampling,
 )

@@ -43,6 +43,7 @@ class FakeSteps:
     pipe = Pipe()
     padding = Padding({"input_ids": 0, "attention_mask": 0})
     is_random = False
+    can_batch = True
     is_generic = False
     group_size = 1
     num_truncated = 0
