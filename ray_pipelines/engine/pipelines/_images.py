@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.image_utils import load_image
 
-from ray_pipelines.errors import InvalidInput
+from ray_pipelines.engine.lengths import max_tokens
+from ray_pipelines.errors import InvalidInput, RowTooLarge
 
 __all__ = ["TEXT_MASK", "generate", "generation_arguments", "image_inputs", "open_image", "tokenize"]
 
@@ -114,6 +115,31 @@ def generate(pipe: Pipeline, model_inputs: Mapping[str, Any], arguments: Mapping
         others.setdefault("assistant_model", pipe.assistant_model)
     if pipe.assistant_tokenizer is not None:
         others |= {"tokenizer": pipe.tokenizer, "assistant_tokenizer": pipe.assistant_tokenizer}
+    _check_length(pipe, inputs, config)
     ids: torch.Tensor = pipe.model.generate(**inputs, generation_config=config, **others)
     size = next(value.shape[0] for value in inputs.values() if isinstance(value, torch.Tensor))
     return ids.reshape(size, -1, ids.shape[-1])
+
+
+def _check_length(pipe: Pipeline, inputs: Mapping[str, Any], config: Any) -> None:
+    """Refuses more tokens than the model has positions for: an index error, which on a GPU costs the whole process.
+
+    Raises:
+        RowTooLarge: Prompt and new tokens are more than that.
+    """
+    if pipe.model.config.model_type not in ("blip", "vision-encoder-decoder"):
+        # Others have no such positions, or count those of their image too.
+        return
+    limit = max_tokens(pipe.model)
+    is_prompt = "input_ids" in inputs and not hasattr(pipe.model, "text_encoder")
+    num_prompt = inputs["input_ids"].shape[1] if is_prompt else 1
+    if config.max_new_tokens is not None:
+        total = num_prompt + config.max_new_tokens
+    else:
+        total = max(config.max_length or 0, num_prompt)
+    # The last new token is never fed back.
+    if limit is not None and total - 1 > limit:
+        raise RowTooLarge(
+            f"max_new_tokens: expected room for {num_prompt:,} + {total - num_prompt:,} tokens; the model has "
+            f"positions for {limit:,}. Set a smaller max_new_tokens."
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import ray_pipelines as rp
@@ -133,3 +134,14 @@ def test_as_a_pipeline_it_takes_images_by_their_old_name_and_arguments_of_a_call
         pipe(images, max_length=3, generate_kwargs={"max_length": 3})
     with pytest.raises(ValueError, match="inputs: expected an image"):
         pipe()
+
+
+@pytest.mark.parametrize("name", ["blip-captions", "vit-gpt2", "blip-vqa"])
+def test_more_new_tokens_than_the_decoder_has_positions_are_refused(model: Model, name: str) -> None:
+    task = "visual-question-answering" if name == "blip-vqa" else "image-to-text"
+    item = Image.new("RGB", (30, 30), "red")
+    items = [{"image": item, "question": "What is this?"}] if name == "blip-vqa" else [item]
+    (error,) = rp.pipeline(task, model=model(name), device="cpu", max_new_tokens=5000).run(items)
+    assert isinstance(error, rp.RowError)
+    assert (error.stage, error.type) == ("forward", "RowTooLarge")
+    assert "Set a smaller max_new_tokens" in error.message
