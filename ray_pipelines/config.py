@@ -295,6 +295,16 @@ class Job(_Config):
     max_error_rate: float = Field(
         0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
     )
+    verify: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Rows to check when the run is done, chosen at random: each is computed again by transformers' own "
+        "pipeline, alone and in float32, and compared with what was written. Reads their files again.",
+    )
+    price_per_hour: float | None = Field(
+        None, gt=0, description="Price of the machines per hour, in any currency; the report then has the run's cost."
+    )
 
     @property
     def read_filesystem(self) -> FilesystemConfig:

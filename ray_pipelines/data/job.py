@@ -23,7 +23,9 @@ import ray_pipelines
 from ray_pipelines.config import Job
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.data.read import Input, describe_input, read_dataset
-from ray_pipelines.data.write import REPORT, Output, write_block
+from ray_pipelines.data.reporting import saved_forecast, write_report
+from ray_pipelines.data.sampling import RowSampler
+from ray_pipelines.data.write import Output, write_block
 from ray_pipelines.engine.hub import COMPONENTS, looks_like_path
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
@@ -132,16 +134,22 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
             job=job,
             kept_columns=source.kept_columns,
             provenance=json.dumps(provenance, default=str),
+            sampler=RowSampler(job.verify, num_rows, job.seed),
         ),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
-    progress = Progress(num_rows_expected=num_rows, plan=plan.describe(), num_workers=plan.min_workers)
+    progress = Progress(
+        num_rows_expected=num_rows,
+        plan=plan.describe(),
+        num_workers=plan.min_workers,
+        forecast=saved_forecast(job),
+    )
     _follow(blocks, progress, job, start_s, on_progress or (lambda progress: None))
     elapsed_s = time.perf_counter() - start_s
     report = RunReport.of(progress, provenance, elapsed_s, measure_agreement(rows, setup, plan))
-    output.write_json(REPORT, report.as_dict())
+    report = write_report(report, job, progress.samples, source, setup, plan, output)
     output.commit({**provenance, "files": report.files(), **report.counts()})
     return JobResult(report, output)
 

@@ -4,7 +4,7 @@
       results/part-….parquet        the kept columns of the input and the prediction
       dead_letters/part-….parquet   id, source, row, stage, error_type, message, and the row's kept columns as `input`
       manifest.json                 which files belong to the run; written when all of them are there
-      report.json                   what the run did and measured
+      report.json, report.html      what the run did and measured
 
 A file is named by the position of its first row, so that a task that Ray runs twice writes the same file twice. A
 folder without a manifest holds an unfinished run: the next one starts anew.
@@ -30,13 +30,14 @@ import pyarrow.parquet as pq
 from ray_pipelines.config import Job
 from ray_pipelines.data.counting import counters_of
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
+from ray_pipelines.data.sampling import SAMPLES_TYPE, RowSampler
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of, open_file, storage_errors
 
 __all__ = ["BLOCK_STATS", "Output", "write_block"]
 
 RESULTS, DEAD_LETTERS = "results", "dead_letters"
-MANIFEST, REPORT, STARTED = "manifest.json", "report.json", "_started.json"
+MANIFEST, REPORT, HTML_REPORT, STARTED = "manifest.json", "report.json", "report.html", "_started.json"
 
 BLOCK_STATS = pa.schema(
     [
@@ -46,6 +47,7 @@ BLOCK_STATS = pa.schema(
         ("dead_letters_file", pa.string()),
         ("errors", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
         ("counters", pa.string()),
+        ("samples", SAMPLES_TYPE),
     ]
 )
 """What `write_block` says of one block."""
@@ -84,7 +86,7 @@ class Output:
         except storage_errors() as error:
             reason = explain(self.path, error, self.filesystem, "write")
             return [f"write.path: {self.path} cannot be listed: {reason}"]
-        ours = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, STARTED}
+        ours = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, STARTED}
         if names - ours and not (names & {MANIFEST, STARTED}):
             found = ", ".join(sorted(names - ours)[:3])
             return [f"write.path: {self.path} holds files that no run has written ({found}). Choose another folder."]
@@ -98,7 +100,7 @@ class Output:
     def start(self, run_id: str) -> None:
         """Clears what an earlier run has left and marks the folder as this run's."""
         filesystem, root = filesystem_of(self.path, self.filesystem)
-        for name in (MANIFEST, REPORT, RESULTS, DEAD_LETTERS):
+        for name in (MANIFEST, REPORT, HTML_REPORT, RESULTS, DEAD_LETTERS):
             if filesystem.exists(f"{root}/{name}"):
                 filesystem.rm(f"{root}/{name}", recursive=True)
         self.write_json(STARTED, {"run_id": run_id})
@@ -111,8 +113,12 @@ class Output:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes `values` as the file called `name`."""
+        self.write_bytes(name, json.dumps(values, indent=2, default=str).encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes `data` as the file called `name`."""
         with self._open(name) as file:
-            file.write(json.dumps(values, indent=2, default=str).encode())
+            file.write(data)
 
     def write_table(self, table: pa.Table, folder: str, name: str) -> str:
         """Writes a table under `folder`; gives the file's path below the output."""
@@ -139,7 +145,14 @@ class Output:
         return filesystem.open(f"{root}/{name}", "wb")
 
 
-def write_block(table: pa.Table, output: Output, job: Job, kept_columns: tuple[str, ...], provenance: str) -> pa.Table:
+def write_block(
+    table: pa.Table,
+    output: Output,
+    job: Job,
+    kept_columns: tuple[str, ...],
+    provenance: str,
+    sampler: RowSampler,
+) -> pa.Table:
     """Writes the rows of a block, results and dead letters apart; gives one row of `BLOCK_STATS`.
 
     Args:
@@ -148,6 +161,7 @@ def write_block(table: pa.Table, output: Output, job: Job, kept_columns: tuple[s
         job: The job.
         kept_columns: Columns of the input to write.
         provenance: JSON for the metadata of the files.
+        sampler: Chooses rows for the report.
     """
     import time
 
@@ -156,7 +170,8 @@ def write_block(table: pa.Table, output: Output, job: Job, kept_columns: tuple[s
         return BLOCK_STATS.empty_table()
     metadata = {b"ray_pipelines": provenance.encode()}
     failed = pc.is_valid(table[ERROR_COLUMN])
-    results = table.filter(pc.invert(failed)).select([*kept_columns, job.output_column])
+    done = table.filter(pc.invert(failed))
+    results = done.select([*kept_columns, job.output_column])
     errors = table.filter(failed)
     name = _block_name(table)
     files: dict[str, str | None] = {RESULTS: None, DEAD_LETTERS: None}
@@ -174,6 +189,7 @@ def write_block(table: pa.Table, output: Output, job: Job, kept_columns: tuple[s
         "dead_letters_file": files[DEAD_LETTERS],
         "errors": [{"reason": reason, "count": count} for reason, count in reasons(errors).most_common()],
         "counters": counters.to_json(),
+        "samples": sampler.sample(done, job.output_column),
     }
     return pa.Table.from_pylist([stats], schema=BLOCK_STATS)
 

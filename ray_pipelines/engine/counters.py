@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Counters"]
 
@@ -36,6 +37,7 @@ class Counters:
         startup_s: Seconds in which workers loaded.
         num_graphs: Graphs that were compiled, where that was asked for.
         warmup_s: Seconds of forwards that compiled one; not in `forward_s`.
+        cost_counts: How many chunks had a cost of less than 2 ** n, and not less than half of that; by n, as text.
         cost_unit: What `cost` counts: tokens, pixels, samples, frames or values.
         budget: Padded cost of one forward at most; 0 for no limit.
         max_size: Chunks of one forward at most.
@@ -64,6 +66,7 @@ class Counters:
     startup_s: float = 0.0
     num_graphs: int = 0
     warmup_s: float = 0.0
+    cost_counts: dict[str, int] = dataclasses.field(default_factory=dict)
     cost_unit: str = ""
     budget: int = 0
     max_size: int = 0
@@ -91,7 +94,9 @@ class Counters:
         """Adds what `other` counts, and takes over its state of the batches."""
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if field.name not in STATE:
+            if isinstance(mine, dict):
+                setattr(self, field.name, {key: mine.get(key, 0) + theirs.get(key, 0) for key in {**mine, **theirs}})
+            elif field.name not in STATE:
                 setattr(self, field.name, mine + theirs)
             elif theirs:
                 setattr(self, field.name, theirs)
@@ -100,14 +105,26 @@ class Counters:
         """What was counted after `earlier` was copied, with the state of now."""
         return Counters(
             **{
-                name: value if name in STATE else value - getattr(earlier, name)
+                name: value if name in STATE else _less(value, getattr(earlier, name))
                 for name, value in dataclasses.asdict(self).items()
             }
         )
 
+    def note_costs(self, costs: Sequence[int]) -> None:
+        """Counts chunks by their cost.
+
+        >>> counters = Counters()
+        >>> counters.note_costs([1, 5, 7])
+        >>> counters.cost_counts
+        {'1': 1, '3': 2}
+        """
+        for cost in costs:
+            key = str(cost.bit_length())
+            self.cost_counts[key] = self.cost_counts.get(key, 0) + 1
+
     def copy(self) -> Counters:
         """The counters as they are now."""
-        return dataclasses.replace(self)
+        return dataclasses.replace(self, cost_counts=dict(self.cost_counts))
 
     def to_json(self) -> str:
         """The counters that are not zero, as one line of JSON."""
@@ -121,3 +138,9 @@ class Counters:
 
 
 STATE = ("cost_unit", "budget", "max_size", "dtype", "device")
+
+
+def _less(value: Any, earlier: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: count - earlier.get(key, 0) for key, count in value.items() if count != earlier.get(key, 0)}
+    return value - earlier

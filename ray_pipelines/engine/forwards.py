@@ -343,4 +343,5 @@ class Forwards:
         self._counters.cost_unit = self._counters.cost_unit or cost_unit(chunks[0])
         self._counters.num_chunks += len(chunks)
         self._counters.cost += sum(costs)
+        self._counters.note_costs(costs)
         self._counters.padded_cost += max(costs) * len(costs)

@@ -177,6 +177,19 @@ class Steps:
     def _all_checked(self, chunks: Sequence[Any]) -> list[Any]:
         return [self._checked(chunk) for chunk in chunks]
 
+    def by_transformers(self, item: Any) -> Any:
+        """The result of one item as transformers' own executor computes it: alone, one forward per chunk.
+
+        Raises:
+            Exception: Whatever the pipeline raises.
+        """
+        if self._is_generic:
+            item = self._normalise(item)
+        preprocess, forward, postprocess = self._step_parameters
+        if isinstance(item, RowCall):
+            item, preprocess = item.item, {**preprocess, **item.parameters}
+        return self.task.to_result(self.pipe.run_single(item, preprocess, forward, postprocess), self.parameters)
+
     def forward(self, inputs: Any) -> Any:
         """Model outputs on the CPU, only those that the task needs."""
         with self._random(inputs):

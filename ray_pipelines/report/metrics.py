@@ -10,8 +10,11 @@ from typing import Any
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.report.agreement import Agreement
 from ray_pipelines.report.figures import Figures
+from ray_pipelines.report.forecast import Forecast
 
 __all__ = ["Progress", "RunReport"]
+
+MAX_TIMELINE_POINTS = 240
 
 
 @dataclass
@@ -30,6 +33,9 @@ class Progress:
         first_block_s: Seconds until the first block was written: the start-up.
         reasons: How often each stage and type of error occurred.
         results_files, dead_letters_files: Files that are written, below the output's folder.
+        timeline: (elapsed_s, num_rows) after some of the blocks, evenly spread and bounded in number.
+        samples: Some of the rows with results, as `data/sampling.py` picks them.
+        forecast: How long the run would take, foretold by a plan or by its own first rows.
     """
 
     num_rows_expected: int | None
@@ -45,6 +51,10 @@ class Progress:
     reasons: Counter[str] = field(default_factory=Counter)
     results_files: list[str] = field(default_factory=list)
     dead_letters_files: list[str] = field(default_factory=list)
+    timeline: list[tuple[float, int]] = field(default_factory=list)
+    samples: list[Mapping[str, Any]] = field(default_factory=list)
+    forecast: Forecast | None = None
+    _points_apart: int = 1
 
     def add(self, block: Mapping[str, Any], elapsed_s: float) -> None:
         """Adds one written block, as `data.write.BLOCK_STATS` describes it."""
@@ -56,10 +66,30 @@ class Progress:
         if self.num_blocks == 1:
             self.first_block_s, self.first_block_rows = elapsed_s, self.num_rows
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
+        self.samples += block.get("samples") or []
+        self._note_time()
         if block["results_file"]:
             self.results_files.append(block["results_file"])
         if block["dead_letters_file"]:
             self.dead_letters_files.append(block["dead_letters_file"])
+
+    def _note_time(self) -> None:
+        if self.num_blocks % self._points_apart:
+            return
+        self.timeline.append((self.elapsed_s, self.num_rows))
+        if len(self.timeline) > MAX_TIMELINE_POINTS:
+            self.timeline, self._points_apart = self.timeline[1::2], self._points_apart * 2
+        if self.forecast is None and self.num_blocks > 1 and self.num_rows_expected:
+            self.forecast = Forecast.of_first_rows(
+                self.num_rows_expected, self.num_rows, self.rows_per_s, self.elapsed_s
+            )
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that are left, where the files tell how many rows there are."""
+        if not self.num_rows_expected or not self.rows_per_s:
+            return None
+        return max(0, self.num_rows_expected - self.num_rows) / self.rows_per_s
 
     @property
     def rows_per_s(self) -> float:
@@ -92,6 +122,11 @@ class RunReport:
         figures: What the time went to, and what to change next.
         results_files, dead_letters_files: The files, below the output's folder.
         agreement: How far results agree with float32, where something was asked for that changes them.
+        timeline: (elapsed_s, num_rows) from start to end.
+        cost_counts: How many chunks had a cost of less than 2 ** n and not less than half of that, by n as text.
+        forecast: How long the run was expected to take.
+        price_per_hour: Price of the machines.
+        certificate: How far sampled results agree with the plain pipeline in float32, where that was asked for.
     """
 
     provenance: Mapping[str, Any]
@@ -107,6 +142,11 @@ class RunReport:
     results_files: tuple[str, ...]
     dead_letters_files: tuple[str, ...]
     agreement: Agreement | None = None
+    timeline: tuple[tuple[float, int], ...] = ()
+    cost_counts: Mapping[str, int] = field(default_factory=dict)
+    forecast: Forecast | None = None
+    price_per_hour: float | None = None
+    certificate: Agreement | None = None
 
     @classmethod
     def of(
@@ -131,7 +171,18 @@ class RunReport:
             results_files=tuple(sorted(progress.results_files)),
             dead_letters_files=tuple(sorted(progress.dead_letters_files)),
             agreement=agreement,
+            timeline=tuple(progress.timeline),
+            cost_counts=dict(progress.counters.cost_counts),
+            forecast=progress.forecast,
         )
+
+    @property
+    def cost(self) -> dict[str, float] | None:
+        """What the run has cost, and what a million rows cost at its price; None without a price."""
+        if self.price_per_hour is None:
+            return None
+        run = self.price_per_hour * self.elapsed_s / 3600
+        return {"run": run, "million_rows": run / self.num_rows * 1e6 if self.num_rows else 0.0}
 
     def counts(self) -> dict[str, int]:
         """Rows, results and dead letters."""
@@ -153,4 +204,13 @@ class RunReport:
             "workers": self.plan,
             "figures": self.figures.as_dict(),
             "agreement": self.agreement.as_dict() if self.agreement is not None else None,
+            "timeline": [[round(elapsed_s, 3), num_rows] for elapsed_s, num_rows in self.timeline],
+            "cost_counts": {f"<{1 << int(n)}": count for n, count in sorted(self.cost_counts.items(), key=_number)},
+            "forecast": self.forecast.as_dict(self.elapsed_s) if self.forecast else None,
+            "price": {name: round(value, 6) for name, value in self.cost.items()} if self.cost else None,
+            "certificate": self.certificate.as_dict() if self.certificate else None,
         }
+
+
+def _number(item: tuple[str, int]) -> int:
+    return int(item[0])
