@@ -178,6 +178,33 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
     out.print(f"  writes {job.write.format} to {job.write.path}")
 
 
+@app.command(epilog=EPILOG)
+def plan(
+    job_file: JobFile,
+    settings: Settings = None,
+    rows: Annotated[int, typer.Option(help="Rows to run.", min=1, max=100_000)] = 256,
+) -> None:
+    """Say what a job would do and take, from running some of its rows: speed, time, GPU-hours, memory.
+
+    Loads the model on one worker of the planned size (on the cluster that RAY_ADDRESS names or that this machine has,
+    else here), and writes nothing to the output. A run of the same job on this machine then reports how right it was.
+
+    Example: ray-pipelines plan job.yaml --set workers.num_gpus=1 --rows 1000
+    """
+    job = _checked(job_file, settings or [])
+    from ray_pipelines.data.plan import plan_job
+    from ray_pipelines.report.plan_table import plan_table, sample_table
+    from ray_pipelines.report.terminal import filtered_stderr
+
+    try:
+        with filtered_stderr():
+            found = plan_job(job, rows)
+    except RayPipelinesError as error:
+        _fail(error, error.exit_status)
+    out.print(sample_table(found))
+    out.print(plan_table(found))
+
+
 @app.command("tasks")
 def show_tasks(
     name: Annotated[str | None, typer.Argument(help="A task, to see its inputs, parameters and result.")] = None,

@@ -1,0 +1,323 @@
+"""What a job would do and take, found by running a few of its rows: `ray-pipelines plan`.
+
+One worker of the planned size loads the model and runs rows from several places of the input. From what they took, and
+how much that varied, follow the speed, the time and the GPU-hours of the whole, with a range. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from ray_pipelines.config import Job
+from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_unit, units_of_file
+from ray_pipelines.data.job import check_job, job_error, spec_of_job, start_ray
+from ray_pipelines.data.read import Input, read_dataset
+from ray_pipelines.data.reporting import inputs_of, save_forecast
+from ray_pipelines.data.workers import ERROR_COLUMN, PipelineWorker
+from ray_pipelines.engine.counters import Counters
+from ray_pipelines.errors import JobError
+from ray_pipelines.report.figures import Figures
+from ray_pipelines.report.forecast import Forecast
+from ray_pipelines.report.samples import Sample
+
+if TYPE_CHECKING:
+    from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.workers import WorkerSetup
+
+__all__ = ["JobPlan", "Trial", "plan_job"]
+
+SAMPLED_FILES = 4
+SHOWN_ROWS = 3
+WARM_UP_ROWS = 8
+NUM_PARTS = 4
+START_TIMEOUT_S = 600.0
+OVERHEAD = 1.3
+"""How much slower a whole run may be than its rows alone: reading, writing, the last blocks, noisy machines."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a worker took for some rows.
+
+    Attributes:
+        num_rows: Rows that were timed.
+        seconds: What each part of them took.
+        part_rows: How many rows each part had.
+        startup_s: What loading took, from the request for a worker on.
+        counters: What the rows were counted for.
+        weight_bytes: Size of the model's parameters.
+        peak_bytes: Most memory in use: of the GPU, or of the worker's process.
+        total_bytes: What the GPU, or the node, has.
+        reasons: Why rows failed.
+    """
+
+    num_rows: int
+    seconds: tuple[float, ...]
+    part_rows: tuple[int, ...]
+    startup_s: float
+    counters: Counters
+    weight_bytes: int
+    peak_bytes: int
+    total_bytes: int
+    reasons: tuple[str, ...]
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second of this one worker."""
+        return self.num_rows / sum(self.seconds) if self.seconds else 0.0
+
+    @property
+    def spread(self) -> float:
+        """Standard error of the time per row, as a share of it: how much the parts differ."""
+        per_row = [seconds / rows for seconds, rows in zip(self.seconds, self.part_rows, strict=True) if rows]
+        if len(per_row) < 2:
+            return 0.5
+        return statistics.stdev(per_row) / statistics.fmean(per_row) / len(per_row) ** 0.5
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job would do and take.
+
+    Attributes:
+        schema: The columns that are read.
+        num_files: Files of the input.
+        num_rows: Rows of the input; None for unknown.
+        is_estimated: Whether that is only estimated, from bytes.
+        workers: The workers, in one line.
+        num_workers: How many run at the same time.
+        num_gpus: GPUs of each.
+        samples: Some rows, decoded, with their results.
+        trial: What the sample took.
+        figures: What its time went to.
+        forecast: Speed and time of the whole; None without a number of rows, or if no row succeeded.
+    """
+
+    schema: pa.Schema
+    num_files: int
+    num_rows: int | None
+    is_estimated: bool
+    workers: str
+    num_workers: int
+    num_gpus: float
+    samples: tuple[Sample, ...]
+    trial: Trial
+    figures: Figures
+    forecast: Forecast | None
+
+    def gpu_hours(self) -> tuple[float, float, float] | None:
+        """GPU-hours: expected, least, most; None without GPUs or a forecast."""
+        if self.forecast is None or not self.num_gpus:
+            return None
+        per_s = self.num_workers * self.num_gpus / 3600
+        return self.forecast.total_s * per_s, self.forecast.low_s * per_s, self.forecast.high_s * per_s
+
+
+def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
+    """Runs `num_rows` of the job's rows on one worker, and says what all of them would take.
+
+    What is foretold is kept for a run of the same job on this machine, whose report will say how right it was.
+
+    Raises:
+        ConfigError: Something is wrong with the job.
+        ResourceError: The cluster cannot hold the workers.
+        JobError: The model cannot be loaded, or no worker has started.
+    """
+    source = check_job(job)
+    tables = sample_tables(source, num_rows)
+    start_ray()
+    from ray_pipelines.data.chunking import plan_chunks
+    from ray_pipelines.data.resources import cluster_nodes, plan_workers
+
+    spec, nodes = spec_of_job(job), cluster_nodes()
+    workers = plan_workers(job.workers, spec.planned_task(), nodes)
+    rows, known = read_dataset(source, job)
+    prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
+    setup = spec.worker_setup(source.inputs, workers, rows, prediction_type)
+    workers = plan_chunks(rows, setup, workers, nodes, known)
+    trial, results = _try(dataclasses.replace(setup, is_counted=True), workers, tables, num_rows)
+    total = known if known is not None else _estimated_rows(source, tables, job)
+    forecast = foretell(trial, workers, total, sum(node.num_cpus for node in nodes))
+    if forecast is not None:
+        save_forecast(job, forecast)
+    return JobPlan(
+        schema=source.schema,
+        num_files=len(source.files),
+        num_rows=total,
+        is_estimated=known is None,
+        workers=workers.describe(),
+        num_workers=workers.min_workers,
+        num_gpus=workers.num_gpus,
+        samples=_samples(tables, results, job, source),
+        trial=trial,
+        figures=Figures.of(trial.counters, trial.rows_per_s),
+        forecast=forecast,
+    )
+
+
+def sample_tables(source: Input, num_rows: int) -> list[pa.Table]:
+    """Rows from several files, and from the middle of those that have units; `num_rows` at most in all."""
+    step = max(1, len(source.files) // SAMPLED_FILES)
+    files = source.files[::step][:SAMPLED_FILES]
+    tables: list[pa.Table] = []
+    left = num_rows
+    if source.files and len(units_of_file(files[0], source.read_format, source.filesystem)) == 1 == len(source.files):
+        share = num_rows
+    else:
+        share = max(1, num_rows // max(1, len(files)))
+    # Files of one row each, such as pictures: as many as there are rows to take.
+    for file in files if len(source.files) < num_rows else _spread(source.files, num_rows):
+        units = units_of_file(file, source.read_format, source.filesystem)
+        unit = units[len(units) // 2]
+        table = next(iter(read_unit(unit, source.read_format, source.schema, share, source.filesystem)), None)
+        if table is not None and table.num_rows:
+            tables.append(table.slice(0, min(share, left)))
+            left -= tables[-1].num_rows
+        if left <= 0:
+            break
+    return tables
+
+
+def foretell(trial: Trial, workers: WorkerPlan, num_rows: int | None, num_cpus: float) -> Forecast | None:
+    """Speed and time of `num_rows` rows, from what one worker took for some.
+
+    Args:
+        trial: What it took.
+        workers: How many there will be; with split stages, CPU tasks and forwards go on side by side.
+        num_rows: Rows in all.
+        num_cpus: CPUs of the cluster.
+    """
+    if not num_rows or not trial.rows_per_s:
+        return None
+    speed = trial.rows_per_s * workers.min_workers
+    counters = trial.counters
+    on_cpu_s = counters.decode_s + counters.preprocess_s + counters.postprocess_s
+    if workers.stages == "split" and counters.forward_s and on_cpu_s:
+        free = max(1.0, num_cpus - workers.min_workers * workers.num_cpus)
+        speed = min(trial.num_rows / counters.forward_s * workers.min_workers, trial.num_rows / on_cpu_s * free)
+    work_s = num_rows / speed
+    low_s = trial.startup_s * 0.7 + work_s * max(0.5, 0.9 - 2 * trial.spread)
+    high_s = trial.startup_s * 2 + work_s * (OVERHEAD + 2 * trial.spread)
+    return Forecast("plan", speed, trial.startup_s + work_s * (1 + OVERHEAD) / 2, low_s, high_s)
+
+
+class _TrialWorker:
+    """A worker that times itself."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._worker = PipelineWorker(setup)
+
+    def loaded(self) -> bool:
+        """Answers once the model is there."""
+        return True
+
+    def run(self, tables: Sequence[pa.Table]) -> dict[str, Any]:
+        """What the tables took, one by one, and what memory was used; the first one warms up and does not count."""
+        runner = self._worker.runner
+        outputs, seconds = [self._worker(tables[0])], []
+        before = runner.counters.copy()
+        for table in tables[1:]:
+            start_s = time.perf_counter()
+            outputs.append(self._worker(table))
+            seconds.append(time.perf_counter() - start_s)
+        column = self._worker.setup.output_column
+        model = runner.steps.pipe.model
+        peak, total = _memory(str(runner.steps.pipe.device))
+        return {
+            "seconds": seconds,
+            "counters": runner.counters.since(before),
+            "results": [value for output in outputs for value in output[column].to_pylist()],
+            "errors": [error for output in outputs for error in output[ERROR_COLUMN].to_pylist() if error],
+            "weight_bytes": sum(each.numel() * each.element_size() for each in model.parameters()),
+            "peak_bytes": peak,
+            "total_bytes": total,
+        }
+
+
+def _try(setup: WorkerSetup, workers: WorkerPlan, tables: Sequence[pa.Table], num_rows: int) -> tuple[Trial, list[Any]]:
+    """The tables on a worker of the planned size; also the results.
+
+    Raises:
+        JobError: No worker has started, the model cannot be loaded, or the input has no rows.
+    """
+    import ray
+
+    if not tables:
+        raise JobError("read.path: the files have no rows; there is nothing to plan.")
+    everything = pa.concat_tables(tables)
+    warm_up = everything.slice(0, min(WARM_UP_ROWS, everything.num_rows))
+    timed = everything.slice(warm_up.num_rows) if everything.num_rows > 2 * WARM_UP_ROWS else everything
+    rows = -(-timed.num_rows // NUM_PARTS)
+    parts = [timed.slice(start, rows) for start in range(0, timed.num_rows, rows)]
+    start_s = time.perf_counter()
+    worker = ray.remote(_TrialWorker).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus).remote(setup)
+    try:
+        ray.get(worker.loaded.remote(), timeout=START_TIMEOUT_S)
+        startup_s = time.perf_counter() - start_s
+        found = ray.get(worker.run.remote([warm_up, *parts]))
+    except ray.exceptions.GetTimeoutError:
+        raise JobError(f"workers: no worker has started within {START_TIMEOUT_S:.0f} s. Is the cluster busy?") from None
+    except ray.exceptions.RayError as error:
+        raise job_error(error) from error
+    finally:
+        ray.kill(worker)
+    reasons = tuple(f"{error['stage']}: {error['type']}: {error['message']}" for error in found.pop("errors"))
+    results = found.pop("results")
+    trial = Trial(
+        num_rows=timed.num_rows,
+        seconds=tuple(found.pop("seconds")),
+        part_rows=tuple(part.num_rows for part in parts),
+        startup_s=startup_s,
+        reasons=reasons,
+        **found,
+    )
+    return trial, results if timed is not everything else results[warm_up.num_rows :]
+
+
+def _samples(tables: Sequence[pa.Table], results: Sequence[Any], job: Job, source: Input) -> tuple[Sample, ...]:
+    """Some rows with their results, from the ends and the middle."""
+    everything = pa.concat_tables(tables)
+    chosen = sorted({index * (everything.num_rows - 1) // max(1, SHOWN_ROWS - 1) for index in range(SHOWN_ROWS)})
+    samples = []
+    for index in chosen:
+        row = everything.slice(index, 1)
+        place = f"{row[SOURCE_COLUMN][0].as_py()}#{row[ROW_COLUMN][0].as_py()}"
+        samples.append(Sample(place, inputs_of(row, job, source), results[index]))
+    return tuple(samples)
+
+
+def _estimated_rows(source: Input, tables: Sequence[pa.Table], job: Job) -> int | None:
+    """About how many rows there are, from the bytes of the files and of the sampled rows."""
+    num_rows, num_bytes = sum(table.num_rows for table in tables), sum(table.nbytes for table in tables)
+    sampled = {path for table in tables for path in table[SOURCE_COLUMN].unique().to_pylist()}
+    if num_rows and all(table.num_rows == 1 for table in tables):
+        estimate = len(source.files)
+    elif not num_bytes or not sampled:
+        return None
+    else:
+        estimate = max(num_rows, round(sum(file.num_bytes for file in source.files) / (num_bytes / num_rows)))
+    return min(estimate, job.read.limit) if job.read.limit is not None else estimate
+
+
+def _spread(files: Sequence[Any], count: int) -> list[Any]:
+    return [files[index * len(files) // count] for index in range(count)]
+
+
+def _memory(device: str) -> tuple[int, int]:
+    """The most memory that was in use, and what there is: of a GPU, or of this process and its node."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    import os
+    import resource
+
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, total
