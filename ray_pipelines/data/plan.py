@@ -7,6 +7,7 @@ how much that varied, follow the speed, the time and the GPU-hours of the whole,
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ class Trial:
         per_row = [seconds / rows for seconds, rows in zip(self.seconds, self.part_rows, strict=True) if rows]
         if len(per_row) < 2:
             return 0.5
-        return statistics.stdev(per_row) / statistics.fmean(per_row) / len(per_row) ** 0.5
+        return statistics.stdev(per_row) / statistics.fmean(per_row) / math.sqrt(len(per_row))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from ray_pipelines.config import Job
 from ray_pipelines.data.counting import counters_of
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
+from ray_pipelines.data.prometheus import publish
 from ray_pipelines.data.sampling import SAMPLES_TYPE, RowSampler
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of, open_file, storage_errors
@@ -182,12 +183,14 @@ def write_block(
         files[DEAD_LETTERS] = output.write_table(letters, DEAD_LETTERS, name)
     counters = counters_of(table)
     counters.write_s += time.perf_counter() - start_s
+    found = reasons(errors)
+    publish(counters, table.num_rows, found, job.task, job.model.name or "default")
     stats = {
         "num_rows": table.num_rows,
         "num_errors": errors.num_rows,
         "results_file": files[RESULTS],
         "dead_letters_file": files[DEAD_LETTERS],
-        "errors": [{"reason": reason, "count": count} for reason, count in reasons(errors).most_common()],
+        "errors": [{"reason": reason, "count": count} for reason, count in found.most_common()],
         "counters": counters.to_json(),
         "samples": sampler.sample(done, job.output_column),
     }

@@ -183,7 +183,7 @@ class Steps:
         Raises:
             Exception: Whatever the pipeline raises.
         """
-        if self._is_generic:
+        if self.is_generic:
             item = self._normalise(item)
         preprocess, forward, postprocess = self._step_parameters
         if isinstance(item, RowCall):

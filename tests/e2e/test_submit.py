@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
+from ray_pipelines.data.prometheus import METRICS
+
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PORT, DASHBOARD_PORT = 26379, 28265
+PORT, DASHBOARD_PORT, METRICS_PORT = 26379, 28265, 28266
 ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
@@ -54,6 +59,7 @@ def cluster(home: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as folder:
         head = ["--head", "--num-cpus=2", f"--port={PORT}", f"--dashboard-port={DASHBOARD_PORT}"]
         head += ["--include-dashboard=true", f"--temp-dir={folder}", "--object-store-memory=200000000"]
+        head += [f"--metrics-export-port={METRICS_PORT}"]
         second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--object-store-memory=200000000"]
         env = environment(home, RAY_AUTH_MODE="token", RAY_BACKEND_LOG_LEVEL="fatal")
         nodes = []
@@ -82,6 +88,18 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(seen)
 
 
+def exported_names() -> set[str]:
+    """Names of our metrics at the head node's endpoint, once Ray has brought the last of them there."""
+    wanted = METRICS["batch_size"].exported_name
+    for _ in range(60):
+        with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as reply:
+            names = set(re.findall(r"^(ray_pipelines_\w+)\{", reply.read().decode(), re.MULTILINE))
+        if wanted in names:
+            return names
+        time.sleep(0.5)
+    return names
+
+
 @pytest.fixture
 def job_file(model: Model, tmp_path: Path) -> Path:
     rows = [{"review": f"row {n}"} for n in range(20)] + [{"review": None}]
@@ -107,6 +125,11 @@ def test_submitted_jobs_end_as_the_jobs_did(job_file: Path, home: Path, tmp_path
     again = command(home, *submit)
     assert again.returncode == 2, again.stdout + again.stderr
     assert "FAILED" in again.stderr and "holds the output of a finished run" in again.stdout
+
+    exported = exported_names()
+    missing = {metric.exported_name for metric in METRICS.values()} - exported
+    # What did not happen is not exported: nothing ran out of memory, no batch failed.
+    assert missing <= {METRICS[name].exported_name for name in ("out_of_memory", "failed_batches")}, exported
 
     arguments = ["--set", f"write.path={tmp_path}/out2", "--set", "workers.num_cpus=1000"]
     job = ("ray.scripts.scripts", "job", "submit", "--address", ADDRESS, "--working-dir", str(ROOT), "--")
