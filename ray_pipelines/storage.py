@@ -11,6 +11,7 @@ in all, after which the error stands. Files are therefore always read in ranges,
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import re
@@ -205,7 +206,11 @@ def open_file(uri: str, config: FilesystemConfig, *, random_access: bool = False
     filesystem, path = filesystem_of(uri, config)
     if random_access:
         return filesystem.open(path, "rb", **({"cache_type": "none"} if is_remote(uri) else {}))
-    file = filesystem.open(path, "rb", **({"block_size": STREAM_BLOCK_BYTES} if is_remote(uri) else {}))
+    if is_remote(uri):
+        # fsspec's own files find the ends of lines in Python, and only of whole lines.
+        file = io.BufferedReader(filesystem.open(path, "rb", block_size=STREAM_BLOCK_BYTES), 1 << 20)
+    else:
+        file = filesystem.open(path, "rb")
     compression = COMPRESSIONS.get(posixpath.splitext(path.lower())[1])
     return _decompressed(file, compression) if compression else file
 
@@ -223,8 +228,6 @@ def _decompressed(file: Any, compression: str) -> Any:
         import bz2
 
         return bz2.open(file)
-    import io
-
     import pyarrow as pa
 
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression), 1 << 20)

@@ -182,7 +182,10 @@ def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
     except FileNotFoundError as error:
         if not is_remote(path):
             return []
-        raise ConfigError(f"read.path: {path}: {explain(path, error, config)}") from None
+        reason = explain(path, error, config)
+        if not reason.startswith("there is no bucket"):
+            return []
+        raise ConfigError(f"read.path: {path}: {reason}") from None
     except storage_errors() as error:
         raise ConfigError(f"read.path: {path} cannot be listed: {explain(path, error, config)}") from None
     base = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0]) if is_pattern else root.rstrip("/")
