@@ -88,13 +88,16 @@ class FilesystemConfig(BaseModel):
     token: SecretStr | None = Field(
         None, description="Session token of temporary credentials; better AWS_SESSION_TOKEN, or ${NAME}. Never logged."
     )
+    hub_token: SecretStr | None = Field(
+        None, description="Hugging Face token for hf:// paths; better left to HF_TOKEN, or ${NAME}. Never logged."
+    )
     storage_options: Secret[dict[str, Any]] = Field(
         default_factory=lambda: Secret({}),
         description="Further arguments of the fsspec filesystem, e.g. {account_name: …} for az://; texts may be "
         "${NAME}. Hidden as a whole, as it often holds secrets.",
     )
 
-    @field_validator("key", "secret", "token", mode="before")
+    @field_validator("key", "secret", "token", "hub_token", mode="before")
     @classmethod
     def _from_environment(cls, value: Any) -> Any:
         return _expanded(str(value) if isinstance(value, int) else value)
@@ -123,6 +126,8 @@ class FilesystemConfig(BaseModel):
         """These settings, with what they leave open taken from this process's environment."""
         found = {name: next(filter(None, map(os.environ.get, names)), None) for name, names in S3_ENVIRONMENT.items()}
         values = {name: getattr(self, name) or found[name] for name in ("endpoint_url", "region")}
+        if self.hub_token is None and os.environ.get("HF_TOKEN"):
+            values["hub_token"] = SecretStr(os.environ["HF_TOKEN"])
         if not (self.key or self.profile or self.anonymous):
             if found["key"] and found["secret"]:
                 values |= {name: SecretStr(value) for name in ("key", "secret", "token") if (value := found[name])}
@@ -135,6 +140,8 @@ class FilesystemConfig(BaseModel):
         if protocol in ("file", "local"):
             return {}
         further = self.storage_options.get_secret_value()
+        if protocol == "hf" and self.hub_token:
+            return {"token": self.hub_token.get_secret_value(), **further}
         if protocol not in S3_PROTOCOLS:
             return dict(further)
         options: dict[str, Any] = {
@@ -157,7 +164,8 @@ class FilesystemConfig(BaseModel):
 
     def scrub(self, text: str) -> str:
         """`text` without the secrets of these settings, and without signatures and passwords in addresses."""
-        secrets = [getattr(self, name).get_secret_value() for name in ("key", "secret", "token") if getattr(self, name)]
+        hidden = (self.key, self.secret, self.token, self.hub_token)
+        secrets = [secret.get_secret_value() for secret in hidden if secret]
         secrets += [value for value in self.storage_options.get_secret_value().values() if isinstance(value, str)]
         for secret in sorted(filter(lambda secret: len(secret) >= 4, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")

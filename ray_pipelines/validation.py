@@ -42,7 +42,7 @@ def describe_validation_error(error: ValidationError, where: str, model: type[Ba
 
 
 def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
-    is_secret = {"filesystem", "token", "key", "secret", "storage_options"} & {str(part) for part in path}
+    is_secret = {"filesystem", "token", "hub_token", "key", "secret", "storage_options"} & {str(part) for part in path}
     got = "a value that is not shown" if is_secret else _shorten(detail["input"])
     if detail["type"] == "extra_forbidden":
         known = _field_names(model, path[:-1])
