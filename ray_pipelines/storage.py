@@ -247,6 +247,12 @@ def read_range(uri: str, config: FilesystemConfig, num_bytes: int) -> bytes:
     if not is_remote(uri):
         with filesystem.open(path, "rb") as file:
             data = file.read(num_bytes)
+    elif protocol_of(uri) in ("http", "https"):
+        # A web server may answer with the whole file, whatever range is asked for.
+        with filesystem.open(path, "rb", block_size=0) as file:
+            data = b""
+            while len(data) < num_bytes and (part := file.read(num_bytes - len(data))):
+                data += part
     else:
         try:
             data = filesystem.cat_file(path, start=0, end=num_bytes)

@@ -28,6 +28,7 @@ __all__ = ["fetched"]
 
 MEDIA = ("image", "images", "audio", "video", "chat")
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "hdfs", "http", "https", "memory")
+WEB = ("http", "https")
 ROWS_AHEAD = 16
 BYTES_AHEAD = 256 << 20
 """Once this much has been fetched and not been taken, no further row is asked for."""
@@ -91,7 +92,8 @@ def _read(uri: str, what: str, limits: MediaLimits, filesystem: FilesystemConfig
         data = read_range(uri, filesystem, limits.max_bytes + 1)
     except storage_errors() as error:
         reason = explain(uri, error, filesystem)
-        if is_outage(error):
+        # A web server that does not answer is no news to a dataset of links.
+        if is_outage(error) and protocol_of(uri) not in WEB:
             raise JobError(f"{shown}: the storage does not answer: {reason}") from None
         raise MediaError(f"{what}: cannot open {shown!r}: {reason}") from None
     if len(data) > limits.max_bytes:
@@ -118,6 +120,9 @@ def _replaced(value: Any, read: Callable[[str], bytes], key: str = "path") -> An
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return value
+        path = value.get("path")
+        if "bytes" in value and isinstance(path, str) and _is_uri(path):
+            return {**value, "bytes": read(path)}
         return {name: _replaced(item, read, name) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_replaced(item, read, key) for item in value]
