@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 import transformers
 
 import ray_pipelines as rp
-from ray_pipelines.engine.transfer import pack, unpack
+from ray_pipelines.engine.transfer import pack, packed_bytes, unpack
 from tests.cases.media import sound, sounds
 
 TASK = "automatic-speech-recognition"
@@ -146,6 +148,32 @@ def test_chunks_and_outputs_survive_the_way_between_stages(name: str, parameters
     chunks = [[unpack(pack(chunk)) for chunk in runner.preprocess(clip)] for clip in clips]
     outputs = [[unpack(pack(output)) for output in made] for made in runner.outputs(chunks)]
     assert [runner.postprocess(made) for made in outputs] == spec.run(clips)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-ctc", "wav2vec2-ctc-groupnorm", "whisper"])
+def test_chunks_of_three_hours_are_made_one_at_a_time(name: str, model: Model) -> None:
+    steps = spec_of(model(name), chunk_length_s=1.5)._runner().steps
+    three_hours = np.broadcast_to(np.float32(0.1), 3 * 3600 * steps.sampling_rate)
+    tracemalloc.start()
+    try:
+        chunks = list(itertools.islice(steps.preprocess(three_hours), 4))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(chunks) == 4 and not any(chunk["is_last"] for chunk in chunks)
+    assert peak < three_hours.nbytes / 20
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-ctc", "wav2vec2-ctc-groupnorm", "whisper"])
+def test_a_chunk_is_its_samples_or_features_and_becomes_a_few_tokens(name: str, model: Model) -> None:
+    steps = spec_of(model(name), chunk_length_s=1.5, return_timestamps=name == "whisper")._runner().steps
+    for chunk in steps.preprocess(sound(30_000)):
+        audio = chunk.get("input_values", chunk.get("input_features"))
+        num_frames = audio.shape[-1]
+        assert packed_bytes(pack(chunk)) < audio.numel() * 4 + num_frames + 100
+        output = steps.forward(chunk)
+        assert "logits" not in output
+        assert packed_bytes(pack(output)) < 12 * output["tokens"].numel() + 100
 
 
 def test_generation_parameters_reach_the_model(model: Model) -> None:
