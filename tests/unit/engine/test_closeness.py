@@ -1,0 +1,22 @@
+"""What counts as the same output of a batch and of a row alone."""
+
+from __future__ import annotations
+
+import torch
+
+from ray_pipelines.engine.closeness import are_close
+
+
+def outputs(confidence: float, *tokens: int) -> dict[str, torch.Tensor]:
+    return {"confidence": torch.tensor([confidence]), "tokens": torch.tensor([tokens])}
+
+
+def test_what_is_chosen_by_small_differences_may_come_out_otherwise() -> None:
+    assert are_close(outputs(1.0, 3, 4), outputs(1.00001, 3, 5), is_exact=True)
+    assert not are_close(outputs(1.0, 3, 4), outputs(1.1, 3, 4), is_exact=True)
+
+
+def test_without_a_confidence_integers_must_be_equal() -> None:
+    one, other = ({"tokens": torch.tensor([token])} for token in (3, 4))
+    assert not are_close(one, other, is_exact=True)
+    assert are_close(one, other, is_exact=False)
