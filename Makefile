@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(filter-out __init__ common contenders,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: install demo test test-gpu lint format clean
+.PHONY: install demo test test-gpu bench lint format clean
 
 install: $(INSTALLED)  ## create .venv and install the pinned dependencies and this package
 
@@ -22,6 +23,10 @@ test: $(INSTALLED)  ## run the whole suite: unit tests on two processes, then wh
 
 test-gpu: $(INSTALLED)  ## run the tests that need CUDA
 	$(BIN)/python -m pytest tests/gpu
+
+bench: $(INSTALLED)  ## run the quick form of every benchmark, one after the other
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -W ignore -m benchmarks.$$name --quick || exit 1; done
 
 lint: $(INSTALLED)  ## ruff, format check, mypy, layers
 	$(BIN)/ruff check .

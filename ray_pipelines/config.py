@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.media.limits import MediaLimits
-from ray_pipelines.optimize import ATTENTIONS, OptimizeConfig, attention_problem
+from ray_pipelines.optimize import ATTENTIONS, OptimizeConfig, check_attention
 from ray_pipelines.storage import FilesystemConfig
 from ray_pipelines.validation import did_you_mean
 
@@ -73,8 +73,7 @@ class ModelConfig(_Config):
     dtype: str = Field("auto", description=f"Precision of the weights: {', '.join(DTYPES)}; auto is the checkpoint's.")
     attn_implementation: str | None = Field(
         None,
-        description=f"How attention is computed: {', '.join(ATTENTIONS)}, or a kernel of the hub (needs "
-        "trust_remote_code); unset, the best that the model and this machine have.",
+        description=f"How attention is computed: {', '.join(ATTENTIONS)}, or a kernel of the hub; unset, the best.",
     )
     device: str | int | None = Field(
         None,
@@ -118,9 +117,7 @@ class ModelConfig(_Config):
 
     @model_validator(mode="after")
     def _known_attention(self) -> ModelConfig:
-        problem = attention_problem(self.attn_implementation, self.model_kwargs, self.trust_remote_code)
-        if problem is not None:
-            raise ValueError(problem)
+        check_attention(self.attn_implementation, self.model_kwargs, self.trust_remote_code)
         return self
 
     @field_validator("pipeline_class")
@@ -321,9 +318,7 @@ class Job(_Config):
 
     @model_validator(mode="after")
     def _savings_go_together(self) -> Job:
-        problems = self.optimize.problems(self.model, self.workers.num_gpus)
-        if problems:
-            raise ValueError("\n".join(problems))
+        self.optimize.check(self.model, self.workers.num_gpus)
         return self
 
 

@@ -12,7 +12,7 @@ from ray_pipelines.validation import did_you_mean
 if TYPE_CHECKING:
     from ray_pipelines.config import ModelConfig
 
-__all__ = ["ATTENTIONS", "OptimizeConfig", "attention_problem", "in_float32"]
+__all__ = ["ATTENTIONS", "OptimizeConfig", "check_attention", "in_float32"]
 
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
@@ -52,6 +52,16 @@ class OptimizeConfig(BaseModel):
         """Whether something is asked for, here or of the model, that results in float32 are to be compared with."""
         return bool(self.names or model.dtype in ("float16", "bfloat16") or model.attn_implementation)
 
+    def check(self, model: ModelConfig, num_gpus: float) -> None:
+        """Refuses what cannot be had together.
+
+        Raises:
+            ValueError: One line per problem.
+        """
+        problems = self.problems(model, num_gpus)
+        if problems:
+            raise ValueError("\n".join(problems))
+
     def problems(self, model: ModelConfig, num_gpus: float) -> list[str]:
         """What cannot be had together, one line each.
 
@@ -82,15 +92,18 @@ def in_float32(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"dtype": "float32", "attn_implementation": None})
 
 
-def attention_problem(name: str | None, model_kwargs: Mapping[str, Any], trust_remote_code: bool) -> str | None:
-    """What is wrong with an `attn_implementation`, as far as its name tells; None if nothing is."""
+def check_attention(name: str | None, model_kwargs: Mapping[str, Any], trust_remote_code: bool) -> None:
+    """Refuses an `attn_implementation` that is wrong, as far as its name tells.
+
+    Raises:
+        ValueError: What is wrong with it.
+    """
     if name is None:
-        return None
+        return
     if "attn_implementation" in model_kwargs:
-        return "attn_implementation: is given in model_kwargs too. Drop it there."
+        raise ValueError("attn_implementation: is given in model_kwargs too. Drop it there.")
     if "/" in name and not trust_remote_code:
-        return f"attn_implementation: {name!r} is code of the hub. Read it, and set trust_remote_code: true."
+        raise ValueError(f"attn_implementation: {name!r} is code of the hub. Read it, and set trust_remote_code: true.")
     if "/" not in name and name not in ATTENTIONS:
         known = ", ".join(ATTENTIONS)
-        return f"attn_implementation: expected one of {known}; got {name!r}.{did_you_mean(name, ATTENTIONS)}"
-    return None
+        raise ValueError(f"attn_implementation: expected one of {known}; got {name!r}.{did_you_mean(name, ATTENTIONS)}")
