@@ -48,8 +48,8 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The layer's outputs, float32, of inputs of any number of leading axes."""
         rows = inputs.reshape(-1, self.in_features)
-        low, high = torch.aminmax(rows, dim=1, keepdim=True)
-        scale = torch.maximum(high, low.neg_()).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+        # `aminmax` needs one pass instead of two, and three times as long: it is not vectorised along an axis.
+        scale = rows.abs().amax(dim=1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
         # The half makes rounding out of the cut that `to` makes: all values are positive here.
         integers = rows.div(scale).add_(ZERO_POINT + 0.5).to(torch.uint8)
         product = torch.ops.onednn.qlinear_pointwise(
