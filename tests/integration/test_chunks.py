@@ -199,8 +199,9 @@ def test_in_worker_results_come_before_the_input_ends(model: Model, tmp_path: Pa
     rows = ray.data.from_arrow([table.slice(n, 1) for n in range(4)]).map_batches(
         wait_for_a_result, batch_size=None, batch_format="pyarrow", fn_kwargs={"marker": str(marker)}, num_cpus=0.5
     )
-    spec = rp.pipeline("token-classification", model=model("bert-ner"), stride=4, num_cpus=1, chunking="in_worker",
-                       batch={"window_rows": 1})  # fmt: skip
+    parameters = {"stride": 4, "aggregation_strategy": "simple"}
+    workers = {"num_cpus": 1, "chunking": "in_worker", "batch": {"window_rows": 1}}
+    spec = rp.pipeline("token-classification", model=model("bert-ner"), **workers, **parameters)
     seen = []
     for row in spec(rows).iter_rows():
         seen.append(row["n"])
