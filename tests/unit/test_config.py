@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,16 @@ def test_old_parameter_names_are_taken_with_a_warning() -> None:
         assert rp.pipeline("object-detection", model="org/model", timeout=5).parameters == {}
     with pytest.warns(UserWarning, match="num_workers has no effect"):
         rp.pipeline("ner", model="org/model", num_workers=8)
+
+
+def test_groupby_is_refused_by_name() -> None:
+    with pytest.raises(
+        rp.ConfigError, match=re.escape("workers.chunking: expected auto; got groupby. text-classification makes")
+    ):
+        rp.pipeline("text-classification", model="x", chunking="groupby")
+    with pytest.raises(rp.ConfigError, match=re.escape("workers.stages: excludes workers.chunking: groupby")):
+        rp.pipeline("question-answering", model="x", chunking="groupby", stages="fused")
+    with pytest.raises(
+        rp.ConfigError, match=re.escape("batch.window_chunks: has an effect only where chunks are spread")
+    ):
+        rp.pipeline("question-answering", model="x", chunking="in_worker", batch={"window_chunks": 3})
