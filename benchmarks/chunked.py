@@ -210,6 +210,11 @@ def naive_qa(dataset: Any, folder: str) -> Any:
 # --- heavy chunks
 
 
+def heavy_values(number: int, index: int) -> np.ndarray:
+    """1 MB that cannot be stored in fewer bytes."""
+    return np.random.default_rng(number * HEAVY_CHUNKS + index).random(HEAVY_FLOATS, dtype=np.float32)
+
+
 class HeavyPipeline(ChunkPipeline):
     """16 chunks of 1 MB for each row, and the sum of each."""
 
@@ -218,7 +223,8 @@ class HeavyPipeline(ChunkPipeline):
 
     def preprocess(self, number: int) -> Iterator[Any]:
         for index in range(HEAVY_CHUNKS):
-            yield {"values": torch.full((1, HEAVY_FLOATS), float(number + index)), "is_last": index == HEAVY_CHUNKS - 1}
+            values = torch.from_numpy(heavy_values(number, index))[None]
+            yield {"values": values, "is_last": index == HEAVY_CHUNKS - 1}
 
     def _forward(self, inputs: Mapping[str, Any]) -> Any:
         return {"sum": inputs["values"].mean(dim=1), "is_last": inputs["is_last"]}
@@ -245,7 +251,7 @@ def naive_heavy(dataset: Any) -> Any:
 
     def explode(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for index in range(HEAVY_CHUNKS):
-            yield {**row, "chunk": index, "values": np.full(HEAVY_FLOATS, row["inputs"] + index, dtype=np.float32)}
+            yield {**row, "chunk": index, "values": heavy_values(row["inputs"], index)}
 
     class Forward:
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
