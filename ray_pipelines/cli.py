@@ -205,6 +205,42 @@ def plan(
     out.print(plan_table(found))
 
 
+@app.command("serve", epilog="Ends with Ctrl-C; exit status 1 if it cannot start, 2 if the file is wrong.")
+def serve_endpoint(
+    job_file: JobFile,
+    settings: Settings = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the model of a job file over HTTP: Hugging Face's Inference API, and OpenAI's where the task has a place.
+
+    read, write and inputs of the file are left aside. Keys that clients must send stand in RAY_PIPELINES_API_KEYS.
+
+    Example: ray-pipelines serve jobs/text-classification.yaml --set serve.replicas=2
+    """
+    from ray_pipelines.serve.config import read_serving
+
+    try:
+        serving = read_serving(job_file, settings or [])
+    except ConfigError as error:
+        _fail(error, error.exit_status, f"{job_file}: ")
+    from ray_pipelines.serve.application import run_until_interrupted
+
+    url = f"http://{host}:{port}{serving.serve.route_prefix.rstrip('/')}"
+    out.print(f"Starting {serving.task} with {escape(serving.model.name or 'the default model')} …")
+
+    def answers() -> None:
+        out.print(f"[green]Answers at {url}[/]; {url}/info says what it takes. Ctrl-C ends it.", soft_wrap=True)
+        out.print(
+            f'  InferenceClient("{url}") of huggingface_hub, or curl {url} -d \'{{"inputs": …}}\'', highlight=False
+        )
+
+    try:
+        run_until_interrupted(serving, host, port, answers)
+    except RayPipelinesError as error:
+        _fail(error, error.exit_status)
+
+
 @app.command("tasks")
 def show_tasks(
     name: Annotated[str | None, typer.Argument(help="A task, to see its inputs, parameters and result.")] = None,

@@ -18,7 +18,7 @@ from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error
 
-__all__ = ["job_schema", "read_job", "validate_job"]
+__all__ = ["job_schema", "read_job", "read_values", "validate_job"]
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -30,6 +30,15 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
     Raises:
         ConfigError: One line per problem.
+    """
+    return validate_job(read_values(path, overrides))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings in a YAML file as they stand there, with `a.b=c` overrides applied.
+
+    Raises:
+        ConfigError: The file cannot be read, or an override cannot be applied.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -46,7 +55,7 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{path}: expected a mapping with task, read and write; got {type(values).__name__}.")
     for override in overrides:
         _apply_override(values, override)
-    return validate_job(values)
+    return values
 
 
 def validate_job(values: Mapping[str, Any]) -> Job:

@@ -18,6 +18,7 @@ What one bad row can do is bounded here:
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -136,6 +137,19 @@ class Forwards:
         self._counters.num_graphs += self._steps.num_graphs - num_graphs
         self._counters.forward_s += time.perf_counter() - start_s - warmup_s
         return outputs
+
+    def with_steps(self, steps: Steps) -> Forwards:
+        """The same for the steps of a pipeline with other parameters; what was learned goes along."""
+        forwards = copy.copy(self)
+        forwards._steps = steps
+        if steps.is_random:
+            forwards._max_size = 1
+        return forwards
+
+    @property
+    def max_size(self) -> int:
+        """Chunks of one forward at most."""
+        return self._max_size
 
     @property
     def full_cost(self) -> int | None:

@@ -8,16 +8,20 @@ PyTorch then says that memory is out, as it does on a GPU, and the batch is halv
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 __all__ = [
     "DeviceLost",
     "available_bytes",
+    "exit_if_device_lost",
     "free_memory",
     "is_out_of_memory",
     "limited_memory",
@@ -35,6 +39,8 @@ DEVICE_LOST_PHRASES = (
     "cudnn_status_execution_failed",
     "cublas_status_execution_failed",
 )
+
+T = TypeVar("T")
 
 
 class DeviceLost(BaseException):
@@ -57,6 +63,19 @@ def raise_if_device_lost(error: BaseException | None) -> None:
     message = str(error).lower()
     if isinstance(error, RuntimeError) and any(phrase in message for phrase in DEVICE_LOST_PHRASES):
         raise DeviceLost(str(error)) from error
+
+
+def exit_if_device_lost(function: Callable[[], T]) -> T:
+    """The result of `function()`; if it lost the device, this process ends at once, and Ray starts another.
+
+    `sys.exit` would hang Ray.
+    """
+    try:
+        return function()
+    except DeviceLost as error:
+        logging.getLogger(__name__).error("The device is lost, the process starts anew: %s", error)
+        logging.shutdown()
+        os._exit(1)
 
 
 def free_memory(device: torch.device) -> None:

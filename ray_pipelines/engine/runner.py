@@ -11,6 +11,7 @@ postprocessing never run at the same time, since tokenizers cannot be used from 
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
@@ -85,6 +86,18 @@ class Runner:
     def postprocess(self, outputs: Sequence[Any] | RowError, row: int = 0) -> Any:
         """The result of one item, or its `RowError`: the last step alone; `row` is its place among the items."""
         return outputs if isinstance(outputs, RowError) else self._postprocess(outputs, row)
+
+    def with_parameters(self, parameters: Any, seed: int | None = None) -> Runner:
+        """A runner of the same pipeline with other parameters of the task; what was learned of memory goes along."""
+        runner = copy.copy(self)
+        runner.steps = self.steps.with_parameters(parameters, seed)
+        runner._forwards = self._forwards.with_steps(runner.steps)
+        return runner
+
+    @property
+    def max_size(self) -> int:
+        """How many chunks share a forward at most, by what is known so far."""
+        return self._forwards.max_size
 
     def _watched(self, stage: Stage, rows: Sequence[int], step: Callable[[], Any]) -> Any:
         return self.watch.run(stage, rows, step)

@@ -11,10 +11,11 @@ executor: many pipelines rewrite their inputs and parameters there (chats, quest
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -72,12 +73,34 @@ class Steps:
         self.num_truncated = 0
         self.extra_cost = new_tokens(pipe)
         self._call_arguments = _required_arguments(pipe, parameters.model_dump()) if self.is_generic else {}
-        self._step_parameters = (pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params)
+        self._step_parameters = _step_parameters(pipe)
         self._cut_at = cut_at(pipe)
         is_known = type(pipe).preprocess.__module__.startswith(("transformers.", "ray_pipelines."))
         can_group = task.preprocess_many is not None and is_known and not self.is_random and not self.is_generic
         self.group_size = task.group_size if can_group else 1
         self._many_is_checked = False
+
+    def with_parameters(self, parameters: Any, seed: int | None = None) -> Steps:
+        """The same pipeline with other parameters of the task, as a call of it with these arguments would run."""
+        pipe = copy.copy(self.pipe)
+        for name in [name for name in pipe.__dict__ if isinstance(getattr(type(pipe), name, None), cached_property)]:
+            del pipe.__dict__[name]
+        own = pipe._sanitize_parameters(**self.task.pipeline_parameters(parameters))
+        merged = [{**of_pipeline, **of_call} for of_pipeline, of_call in zip(_step_parameters(pipe), own, strict=True)]
+        pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params = merged
+        steps = copy.copy(self)
+        steps.pipe, steps.parameters, steps.seed = pipe, parameters, self.seed if seed is None else seed
+        steps._step_parameters = _step_parameters(pipe)
+        steps.is_random = self.task.is_random(pipe, parameters)
+        steps.extra_cost, steps._cut_at = new_tokens(pipe), cut_at(pipe)
+        return steps
+
+    def with_forward_arguments(self, **arguments: Any) -> Steps:
+        """The same with further arguments of the pipeline's `_forward`, such as a `streamer` for `generate`."""
+        steps = copy.copy(self)
+        before, forward, after = self._step_parameters
+        steps._step_parameters = (before, {**forward, **arguments}, after)
+        return steps
 
     # --- rows to items
 
@@ -285,6 +308,11 @@ class Steps:
                     "tokenizer does not belong to the model."
                 )
         return inputs
+
+
+def _step_parameters(pipe: Pipeline) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The keyword arguments of the pipeline's three steps."""
+    return pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params
 
 
 class _Reached(Exception):

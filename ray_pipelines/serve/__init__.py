@@ -1,0 +1,29 @@
+"""One pipeline behind HTTP, on Ray Serve: the same specification as a job's, and the same executor.
+
+    ray-pipelines serve job.yaml
+    serve run ray_pipelines.serve:app task=text-classification model=org/model
+
+Each model is one Serve application whose replica holds the pipeline and is itself the ingress: a deployment of its own
+in front of it would cost more than the forward of a small encoder.
+
+    http.py       routes                                  requests.py    what clients send → fields of rows
+    openai.py     OpenAI's routes                         parameters.py  what clients may set
+    endpoint.py   one pipeline for many callers           replies.py     results → what clients parse
+    scheduler.py  two lanes in front of one device        streaming.py   generation token by token
+    security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
+    application.py  on Ray Serve                          schema.py      the OpenAPI document
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["app", "start"]  # loaded when first asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from ray_pipelines.serve import application
+
+        return getattr(application, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,259 @@
+"""The Ray Serve application: one deployment, whose replicas hold the pipeline and answer HTTP themselves.
+
+    serve run ray_pipelines.serve:app task=text-classification model=org/model
+    serve deploy config.yaml                 # import_path: ray_pipelines.serve:app, args: {task: …, model: …}
+    start(serving)                           # from Python
+
+The model is pinned to a commit once, by whoever builds the application, so that all replicas hold the same weights.
+A replica also takes blocks of rows from batch jobs (`run_rows`), which share the device with requests; see
+`scheduler.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.schema import LoggingConfig
+
+from ray_pipelines import tasks
+from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
+from ray_pipelines.errors import ConfigError, JobError
+from ray_pipelines.serve.config import Serving, read_serving, validate_serving
+
+__all__ = ["PipelineReplica", "app", "run_until_interrupted", "start"]
+
+DEPLOYMENT = "pipeline"
+MAX_ONGOING_REQUESTS = 4096
+"""Admission is the scheduler's, by the work that waits; Serve's own limit only bounds open connections."""
+WEDGED_AFTER_S = 600.0
+GRACEFUL_SHUTDOWN_S = 30.0
+
+
+@serve.ingress()
+class PipelineReplica:
+    """One copy of the pipeline on its device, for requests and for rows of batch jobs.
+
+    Args:
+        serving: The specification.
+        pinned: The model, pinned.
+    """
+
+    def __init__(self, serving: Serving, pinned: PinnedModel) -> None:
+        _prepare_process()
+        import torch
+
+        from ray_pipelines.engine.load import load_runner
+        from ray_pipelines.serve.endpoint import Endpoint
+
+        workers = serving.workers
+        torch.set_num_threads(workers.num_threads or max(1, int(workers.num_cpus or os.cpu_count() or 1)))
+        task = tasks.get(serving.task)
+        parameters = tasks.validate_parameters(task, serving.parameters)
+        device = serving.model.device or ("cuda:0" if workers.num_gpus else "cpu")
+        limits, optimize = serving.media_limits(), serving.optimize
+        loading = {"device": device, "offline": True}
+        runner = load_runner(task, pinned, parameters, serving.batch, limits, serving.seed, optimize, **loading)
+        self.endpoint = Endpoint(serving, runner, model_id(serving))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The routes; Serve asks for them once the replica is loaded."""
+        from ray_pipelines.serve.http import build_app
+        from ray_pipelines.serve.security import Guard
+
+        return build_app(self.endpoint, Guard.from_environment(required=not self.endpoint.serving.serve.open_to_all))
+
+    async def run_rows(self, task: str, parameters: Mapping[str, Any], rows: Sequence[Any]) -> list[Any]:
+        """Results or `RowError`s of rows of a batch job, in order.
+
+        Args:
+            task: The job's task, which must be this endpoint's.
+            parameters: The job's parameters.
+            rows: The fields of each row, or its `RowError`.
+
+        Raises:
+            ConfigError: The endpoint has another task.
+            Refused: 503: this replica is going away; ask another.
+        """
+        if tasks.get(task).name != self.endpoint.task.name:
+            raise ConfigError(f"workers: the endpoint has {self.endpoint.task.name}; the job asks for {task}.")
+        return await self.endpoint.run_rows(parameters, rows)
+
+    def describe(self) -> dict[str, Any]:
+        """What the endpoint is and has done, for those who may call it by handle."""
+        scheduler = self.endpoint.scheduler
+        waiting = {"online": scheduler.queue_depth("online"), "batch": scheduler.queue_depth("batch")}
+        return {**self.endpoint.info(), "stats": vars(scheduler.stats), "waiting": waiting, "pid": os.getpid()}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What autoscaling looks at: requests at work, and chunks of batch jobs that wait."""
+        scheduler = self.endpoint.scheduler
+        return {"online": float(scheduler.num_waiting), "batch": float(scheduler.queue_depth("batch"))}
+
+    def check_health(self) -> None:
+        """Raises if the device has not come back from a forward for a long time, so that Serve starts another."""
+        if self.endpoint.scheduler.is_wedged(WEDGED_AFTER_S):
+            raise JobError(f"the device has not come back from a forward for {WEDGED_AFTER_S:g} seconds.")
+
+    async def __del__(self) -> None:
+        """Lets the slice that runs end; rows that wait go back to their jobs."""
+        if hasattr(self, "endpoint"):
+            self.endpoint.scheduler.is_draining = True
+            self.endpoint.close()
+
+
+def model_id(serving: Serving) -> str:
+    """What clients are told of the model: its id on the hub, or the name of its folder without the path to it."""
+    name = serving.model.name or f"default-of-{serving.task}"
+    return Path(name).name if looks_like_path(name) or Path(name).is_dir() else name
+
+
+class OnlineLoad:
+    """Scales by requests at work, and by waiting rows of batch jobs only if asked to.
+
+    Args:
+        requests_per_replica: What each replica should have at work.
+        scale_on_batch: Rows of batch jobs count, too.
+    """
+
+    def __init__(self, requests_per_replica: float, scale_on_batch: bool) -> None:
+        self.requests_per_replica = requests_per_replica
+        self.scale_on_batch = scale_on_batch
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """The number of replicas, between the bounds."""
+        metrics = context.aggregated_metrics or {}
+        load = sum(metrics.get("online", {}).values())
+        if self.scale_on_batch:
+            load += sum(metrics.get("batch", {}).values()) / 32
+        wanted = math.ceil(load / self.requests_per_replica)
+        least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+        return max(least, min(most, max(1, wanted))), {}
+
+
+def app(args: dict[str, Any]) -> Application:
+    """The application that `serve run` and Serve's configuration files build.
+
+    Args:
+        args: Settings of an endpoint, with dots for nested ones: `task`, `model`, `model.dtype`, `serve.replicas`, …;
+            or `job`, a file with them.
+
+    Raises:
+        ConfigError: One line per problem.
+        ModelLoadError: The model's name cannot be resolved.
+    """
+    settings = {name: value for name, value in args.items() if name != "job"}
+    if "job" in args:
+        overrides = [f"{name}={value}" for name, value in settings.items()]
+        return _bind(read_serving(str(args["job"]), overrides))
+    return _bind(validate_serving(_nested(settings)))
+
+
+def start(serving: Serving, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Starts the application on the connected cluster, or on a local one, and waits until it answers.
+
+    Raises:
+        ModelLoadError: The model's name cannot be resolved.
+    """
+    serve.start(http_options={"host": host, "port": port})
+    serve.run(_bind(serving), name=serving.serve.name, route_prefix=serving.serve.route_prefix)
+
+
+def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Serves until Ctrl-C, and takes the application away then.
+
+    Args:
+        serving: What to serve.
+        host, port: Where to listen.
+        on_start: Called once the endpoint answers.
+
+    Raises:
+        ModelLoadError: The model's name cannot be resolved.
+        JobError: The replica cannot load the model.
+    """
+    import ray
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        start(serving, host=host, port=port)
+    except RuntimeError as error:
+        reason = serve.status().applications[serving.serve.name].message.strip().splitlines()
+        raise JobError(f"{serving.task}: the replica cannot start: {reason[-1] if reason else error}") from error
+    try:
+        on_start()
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        serve.delete(serving.serve.name)
+
+
+def _bind(serving: Serving) -> Application:
+    task = tasks.get(serving.task)
+    pinned = resolve_model(task.name, serving.model, {})
+    options = serving.serve
+    workers = serving.workers
+    scaling: dict[str, Any] = {"num_replicas": options.replicas}
+    if isinstance(options.replicas, tuple):
+        least, most = options.replicas
+        policy = AutoscalingPolicy(
+            policy_function=OnlineLoad,
+            policy_kwargs={
+                "requests_per_replica": options.requests_per_replica,
+                "scale_on_batch": options.scale_on_batch,
+            },
+        )
+        scaling = {"autoscaling_config": AutoscalingConfig(min_replicas=least, max_replicas=most, policy=policy)}
+    deployment = serve.deployment(
+        PipelineReplica,
+        name=DEPLOYMENT,
+        ray_actor_options={
+            "num_cpus": 1 if workers.num_cpus is None else workers.num_cpus,
+            "num_gpus": workers.num_gpus,
+        },
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,
+        health_check_period_s=10,
+        logging_config=LoggingConfig(enable_access_log=False),
+        **scaling,
+    )
+    return deployment.bind(serving, pinned)
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dotted names as nested mappings, texts read as YAML as `--set` reads them.
+
+    >>> _nested({"task": "fill-mask", "model.dtype": "float16", "serve.replicas": "2"})
+    {'task': 'fill-mask', 'model': {'dtype': 'float16'}, 'serve': {'replicas': 2}}
+    """
+    import yaml
+
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parents, last = name.split(".")
+        place = nested
+        for parent in parents:
+            inner = place.get(parent, {})
+            place[parent] = inner = {"name": inner} if isinstance(inner, str) and parent == "model" else inner
+            place = inner
+        plain = yaml.safe_load(value) if isinstance(value, str) else value
+        if last == "model" and isinstance(place.get(last), dict) and isinstance(plain, str):
+            place[last]["name"] = plain
+        else:
+            place[last] = plain
+    return nested
+
+
+def _prepare_process() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)

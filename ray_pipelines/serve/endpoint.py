@@ -1,0 +1,229 @@
+"""One loaded pipeline that answers requests: what stands between the HTTP routes and the device.
+
+    body ─► Call (requests.py) ─► parameters checked (parameters.py) ─► scheduler ─► reply (replies.py)
+
+Knows nothing of HTTP's transport and nothing of Ray; the replica, the tests and a plain process use it alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from ray_pipelines import tasks
+from ray_pipelines.engine.runner import Runner
+from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.serve.config import Serving
+from ray_pipelines.serve.fetch import fetcher
+from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
+from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.replies import reply
+from ray_pipelines.serve.requests import Call, parse_body, parse_call
+from ray_pipelines.serve.scheduler import Scheduler
+
+__all__ = ["Endpoint"]
+
+EMBEDDING = {"pooling": "mean", "truncation": True}
+"""How texts become one vector each, where the endpoint's own parameters do not say."""
+TOKEN_AXES = ("input_ids", "attention_mask", "prompt_mask", "token_type_ids", "position_ids")
+
+
+class Endpoint:
+    """One model and its task, for many callers.
+
+    Args:
+        serving: The specification.
+        runner: The executor of the loaded pipeline.
+        model_id: What the model is called in answers.
+    """
+
+    def __init__(self, serving: Serving, runner: Runner, model_id: str) -> None:
+        self.serving = serving
+        self.task = tasks.get(serving.task)
+        self.model_id = model_id
+        self.limits = serving.serve.limits
+        self.scheduler = Scheduler(runner, serving.serve)
+        self._fetch = fetcher(serving.serve.allowed_hosts, self.limits.max_body_bytes)
+
+    async def parse(self, content_type: str | None, body: bytes) -> Call:
+        """The request in a body, read in a thread of its own, since a body may be large and a host slow.
+
+        Raises:
+            Refused: It is not one.
+        """
+        return await asyncio.to_thread(
+            lambda: parse_call(self.task, parse_body(self.task, content_type, body), self.limits, self._fetch)
+        )
+
+    async def answer(self, call: Call) -> Any:
+        """The answer to a request: JSON's types, or a `Payload`.
+
+        Raises:
+            Refused: The request, or the first input that fails.
+        """
+        if self.task.name == "feature-extraction":
+            return await self._features(call)
+        parameters = self.parameters(call.parameters)
+        results = await self.results(call.rows, parameters)
+        validated = self._validated(parameters)
+        shaped = [reply(self.task.name, result, validated) for result in results]
+        if not call.is_list:
+            return shaped[0]
+        if not all(isinstance(one, dict | list) for one in shaped):
+            raise Refused(422, "inputs: expected one input per request, since the answer is a file.")
+        is_listed_once = self.task.name == "text-classification"
+        return [one[0] for one in shaped] if is_listed_once else shaped
+
+    def parameters(self, sent: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> RequestParameters:
+        """The parameters of a request, checked.
+
+        Raises:
+            Refused: 422 with the name of what is wrong.
+        """
+        own = {**(defaults or {}), **self.serving.parameters}
+        if self.task.name == "text-generation" and not (own.keys() | sent.keys()) & {"return_tensors", "return_text"}:
+            own.setdefault("return_full_text", False)
+        return client_parameters(self.task, sent, own, self.limits)
+
+    async def results(self, rows: tuple[dict[str, Any], ...], parameters: RequestParameters) -> list[Any]:
+        """One result per row, as `prediction` would hold them.
+
+        Raises:
+            Refused: The first row that fails.
+        """
+        runner = self.runner(parameters)
+        return list(await asyncio.gather(*(self._result(runner, fields, parameters) for fields in rows)))
+
+    def runner(self, parameters: RequestParameters) -> Runner:
+        """The runner for the parameters of a request."""
+        return self.scheduler.variant(self._validated(parameters), parameters.seed)
+
+    def prepare(self, runner: Runner, fields: Mapping[str, Any], truncate_tokens: int | None = None) -> Any:
+        """The chunks of one row, or its `RowError`: decoded, preprocessed and checked; for the CPU thread."""
+        item = runner.steps.item_of_fields(fields)
+        if isinstance(item, RowError):
+            return item
+        most = self.limits.max_chunks
+        chunks = attempt("preprocess", lambda: list(itertools.islice(runner.steps.preprocess(item), most + 1)))
+        if isinstance(chunks, RowError):
+            return chunks
+        if len(chunks) > most:
+            return RowError("preprocess", "RowTooLarge", f"inputs: one input needs more than {most:,} forwards.")
+        return [_last_tokens(chunk, truncate_tokens) for chunk in chunks] if truncate_tokens else chunks
+
+    async def embed(self, texts: list[str], parameters: Mapping[str, Any]) -> list[Any]:
+        """One vector, `float32[hidden]`, per text.
+
+        Raises:
+            Refused: A text cannot be embedded.
+        """
+        asked = self.parameters(parameters, EMBEDDING)
+        pooling = asked.task.get("pooling")
+        if pooling in (None, "none"):
+            asked = RequestParameters({**asked.task, "pooling": "mean"})
+        return await self.results(tuple({"text": text} for text in texts), asked)
+
+    async def run_rows(self, parameters: Mapping[str, Any], rows: Sequence[Any]) -> list[Any]:
+        """Results or `RowError`s of rows of a batch job, in order, when the device has nothing more urgent to do.
+
+        Args:
+            parameters: The job's own; unlike a client's, any that the task has.
+            rows: The fields of each row, or its `RowError`.
+        """
+        runner = self.scheduler.variant(tasks.validate_parameters(self.task, parameters))
+        make = runner.steps.item_of_fields
+        items = [partial(_row_error, row) if isinstance(row, RowError) else partial(make, row) for row in rows]
+        return await self.scheduler.run_block(runner, items)
+
+    async def count_tokens(self, texts: list[str]) -> int:
+        """How many tokens the texts have, as the model takes them."""
+        tokenizer = self.scheduler.runner.steps.pipe.tokenizer
+        return await self.scheduler.on_cpu(
+            lambda: sum(len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"])
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What `/info` says: names, versions and limits; nothing of the machine."""
+        return {
+            "model_id": self.model_id,
+            "pipeline_tag": self.task.name,
+            "task": self.task.name,
+            "inputs": [{"name": f.name, "modality": f.modality, "required": f.required} for f in self.task.inputs],
+            "parameters": list(parameter_names(self.task)),
+            "limits": self.limits.model_dump(),
+            "framework": "ray_pipelines",
+            "version": version("ray-pipelines"),
+        }
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.scheduler.close()
+
+    async def _result(self, runner: Runner, fields: Mapping[str, Any], parameters: RequestParameters) -> Any:
+        truncate = parameters.truncate_tokens
+        outputs = await self.scheduler.outputs(runner, lambda: self.prepare(runner, fields, truncate))
+        return await self.scheduler.on_cpu(lambda: runner.postprocess(outputs))
+
+    def _validated(self, parameters: RequestParameters) -> Any:
+        try:
+            return tasks.validate_parameters(self.task, parameters.task)
+        except ConfigError as error:
+            raise Refused(422, "; ".join(error.problems)[:1000]) from None
+
+    async def _features(self, call: Call) -> Any:
+        """Features of one text, token by token as the pipeline gives them; of several, a vector each.
+
+        Rows of unequal length make no array, which is what clients make of the answer.
+        """
+        sent = dict(call.parameters)
+        size = sent.pop("dimensions", None)
+        if sent.pop("truncate", None):
+            sent["truncation"] = True
+        for name, allowed in (
+            ("prompt_name", (None,)),
+            ("truncation_direction", (None, "right", "Right")),
+            ("encoding_format", (None, "float")),
+        ):
+            if sent.pop(name, None) not in allowed:
+                raise Refused(422, f"{name}: is not offered here. Leave it out.")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise Refused(422, "dimensions: expected a whole number from 1 on.")
+        if call.sentences:
+            return _similarities(
+                await self.embed([row.get("text", "") for row in call.rows], {**sent, "normalize": True})
+            )
+        if call.is_list:
+            vectors = await self.embed([row.get("text", "") for row in call.rows], sent)
+            return [vector[:size].tolist() for vector in vectors]
+        (result,) = await self.results(call.rows, self.parameters(sent))
+        return [result[..., :size].tolist()]
+
+
+def _texts(call: Call) -> list[str]:
+    return [row.get("text", "") for row in call.rows]
+
+
+def _row_error(error: RowError) -> RowError:
+    return error
+
+
+def _similarities(vectors: list[Any]) -> list[float]:
+    source, *others = vectors
+    return [float(source @ other) for other in others]
+
+
+def _last_tokens(chunk: dict[str, Any], num_tokens: int) -> dict[str, Any]:
+    """The chunk with no more than its last `num_tokens` tokens."""
+    import torch
+
+    ids = chunk.get("input_ids")
+    if ids is None or ids.shape[1] <= num_tokens:
+        return chunk
+    cut = {name: chunk[name][:, -num_tokens:] for name in TOKEN_AXES if name in chunk}
+    if "prompt_length" in chunk:
+        cut["prompt_length"] = torch.tensor([num_tokens])
+    return {**chunk, **cut}

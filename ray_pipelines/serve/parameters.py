@@ -1,0 +1,219 @@
+"""What a client may set: the task's own parameters, under the names that clients use, within limits.
+
+Nothing unknown is handed on. Left out of what a task has are parameters that reach into libraries (dictionaries of
+further arguments, among which `generate` takes `custom_generate`: code to run), that name files or repositories, or
+that change the process for others.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_pipelines import tasks
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.serve.config import ClientLimits
+from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.tasks import Task
+from ray_pipelines.tasks._generation import GenerationParameters
+from ray_pipelines.tasks._old_names import modern_parameters
+
+__all__ = ["RequestParameters", "client_parameters", "parameter_names"]
+
+DENIED = {
+    "vocoder",
+    "tesseract_config",
+    "assistant_model",
+    "use_cache",
+    "cache_implementation",
+    "return_legacy_cache",
+    "disable_compile",
+    "prefill_chunk_size",
+    "timeout",
+    "precision",
+}
+DICTIONARIES = {"tools", "documents", "questions", "generate_kwargs"}
+"""Parameters made of dictionaries that hold texts and numbers only; `generate_kwargs` is read key by key."""
+SPEECH_ARGUMENTS = {"language", "task"}
+
+FLATTENED = ("generate_parameters", "generation_parameters", "generate_kwargs")
+"""Keys below which clients put parameters of generation."""
+RENAMED = {
+    "stop": "stop_sequence",
+    "labels": "candidate_labels",
+    "word_boxes": "word_boxes",
+}
+TGI_ONLY = {
+    "details",
+    "decoder_input_details",
+    "seed",
+    "truncate",
+    "watermark",
+    "best_of",
+    "top_n_tokens",
+    "adapter_id",
+}
+"""Parameters of text-generation-inference that this package answers itself, or refuses where they ask for something."""
+NEW_TOKENS = ("max_new_tokens", "max_length", "min_length", "min_new_tokens")
+SEQUENCES = ("num_beams", "num_return_sequences")
+LISTS = ("stop_sequence", "stop_strings", "targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
+         "suppress_tokens", "begin_suppress_tokens", "tools")  # fmt: skip
+RESULTS = ("top_k", "num_frames", "points_per_crop", "points_per_batch", "num_workers")
+MAX_TEMPLATE_CHARS = 300
+MAX_CROP_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class RequestParameters:
+    """The parameters of a request.
+
+    Attributes:
+        task: For the task, by its own names.
+        seed: The request's seed, if it has one.
+        truncate_tokens: Keep only so many last tokens of the prompt.
+        details: Answer with the generated tokens too.
+    """
+
+    task: Mapping[str, Any]
+    seed: int | None = None
+    truncate_tokens: int | None = None
+    details: bool = False
+
+
+def parameter_names(task: Task) -> tuple[str, ...]:
+    """The parameters of `task` that a client may set, by their own names."""
+    return tuple(name for name, field in task.parameters.model_fields.items() if not _is_denied(name, field.annotation))
+
+
+def client_parameters(
+    task: Task, sent: Mapping[str, Any], defaults: Mapping[str, Any], limits: ClientLimits
+) -> RequestParameters:
+    """The parameters of a request, checked; the endpoint's own stand where the request says nothing.
+
+    Args:
+        task: The task.
+        sent: As the client sent them, without what belongs to the inputs.
+        defaults: Parameters of the endpoint.
+        limits: What a client may ask for.
+
+    Raises:
+        Refused: 422 with the name of what is unknown, denied, of the wrong type or over a limit.
+    """
+    values = _by_own_names(task, sent)
+    own = {name: values.pop(name) for name in TGI_ONLY & values.keys() if name not in task.parameters.model_fields}
+    _refuse_what_nobody_does(own)
+    names = parameter_names(task)
+    for name in values:
+        if name in task.parameters.model_fields and name not in names:
+            raise Refused(422, f"parameters.{name}: may not be set by a request.")
+    try:
+        values = modern_parameters(task.name, values)
+        validated = tasks.validate_parameters(task, {**defaults, **values})
+    except ConfigError as error:
+        raise Refused(422, "; ".join(error.problems)[:1000]) from None
+    except (TypeError, ValueError, RecursionError):
+        raise Refused(422, "parameters: cannot be read.") from None
+    _check(values, limits)
+    return RequestParameters(
+        task=validated.model_dump(exclude_unset=True),
+        seed=_whole_number(own, "seed", 0, 2**63 - 1),
+        truncate_tokens=_whole_number(own, "truncate", 1, 1 << 30),
+        details=bool(own.get("details")),
+    )
+
+
+def _is_denied(name: str, annotation: Any) -> bool:
+    return name in DENIED or (name not in DICTIONARIES and _holds_dictionary(annotation))
+
+
+def _holds_dictionary(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (dict, Mapping) or annotation in (dict, Mapping, Any):
+        return True
+    return any(_holds_dictionary(part) for part in typing.get_args(annotation))
+
+
+def _by_own_names(task: Task, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """What was sent, without nulls, with generation's parameters on top and under our names."""
+    values = {name: value for name, value in sent.items() if value is not None and name not in FLATTENED}
+    for name in FLATTENED:
+        nested = sent.get(name)
+        if nested is None:
+            continue
+        if not isinstance(nested, Mapping):
+            raise Refused(422, f"parameters.{name}: expected a mapping.")
+        _merge_generation(task, name, nested, values)
+    known = task.parameters.model_fields
+    return {
+        (RENAMED[name] if name in RENAMED and name not in known and RENAMED[name] in known else name): value
+        for name, value in values.items()
+    }
+
+
+def _merge_generation(task: Task, where: str, nested: Mapping[str, Any], values: dict[str, Any]) -> None:
+    for name, value in nested.items():
+        if value is None:
+            continue
+        if name in SPEECH_ARGUMENTS and "generate_kwargs" in task.parameters.model_fields:
+            if not isinstance(value, str) or len(value) > 40:
+                raise Refused(422, f"parameters.{where}.{name}: expected a short string.")
+            values["generate_kwargs"] = {**values.get("generate_kwargs", {}), name: value}
+        elif name in GenerationParameters.model_fields or name in task.parameters.model_fields:
+            values.setdefault(name, value)
+        else:
+            raise Refused(422, f"parameters.{where}.{str(name)[:40]}: is not known, or may not be set by a request.")
+
+
+def _refuse_what_nobody_does(own: Mapping[str, Any]) -> None:
+    for name in ("watermark", "decoder_input_details", "adapter_id", "top_n_tokens"):
+        if own.get(name):
+            raise Refused(422, f"parameters.{name}: is not offered here. Leave it out.")
+    if own.get("best_of") not in (None, 1):
+        raise Refused(422, "parameters.best_of: is not offered here; see num_return_sequences.")
+
+
+def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
+    """Bounds on what costs time or memory."""
+    caps = {
+        **dict.fromkeys(NEW_TOKENS, limits.max_new_tokens),
+        **dict.fromkeys(SEQUENCES, limits.max_sequences),
+        **dict.fromkeys(RESULTS, limits.max_results),
+        "crops_n_layers": MAX_CROP_LAYERS,
+        "points_per_crop": 64,
+    }
+    for name, cap in caps.items():
+        value = values.get(name)
+        if isinstance(value, int | float) and value > cap:
+            raise Refused(422, f"parameters.{name}: expected at most {cap:,}; got more.")
+    for name in LISTS:
+        value = values.get(name)
+        if isinstance(value, list | tuple | dict) and len(value) > limits.max_labels:
+            raise Refused(
+                422, f"parameters.{name}: expected at most {limits.max_labels:,} entries; got {len(value):,}."
+            )
+    chunk_s = values.get("chunk_length_s")
+    if isinstance(chunk_s, int | float) and chunk_s < 1:
+        raise Refused(422, "parameters.chunk_length_s: expected at least 1 second.")
+    if "hypothesis_template" in values:
+        _check_template(values["hypothesis_template"])
+
+
+def _check_template(template: Any) -> None:
+    """A template with one plain place: a format such as `{:>9000000}` would make a text of any size."""
+    text = template if isinstance(template, str) else ""
+    if text.count("{}") != 1 or text.count("{") != 1 or text.count("}") != 1 or len(text) > MAX_TEMPLATE_CHARS:
+        raise Refused(
+            422,
+            f"parameters.hypothesis_template: expected at most {MAX_TEMPLATE_CHARS} characters with one {{}} and no "
+            "other braces.",
+        )
+
+
+def _whole_number(values: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Refused(422, f"parameters.{name}: expected a whole number from {least} on.")
+    return value

@@ -1,0 +1,73 @@
+"""What a request is refused with, and how a row's error becomes one.
+
+Answers say what is wrong with a request, never what an exception said: its text may hold another client's input, a
+path of this machine, or a phrase on which a client library acts. Only reasons that this package finds itself are told.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray_pipelines.errors import RowError
+
+__all__ = ["Refused", "refusal_of"]
+
+OWN_REASONS = {"InvalidInput": 422, "MediaError": 422, "RowTooLarge": 413, "RowTimeout": 504}
+"""Errors whose messages are sentences of this package, and the status of each."""
+
+ERROR_TYPES = {404: "not_found", 405: "not_found", 424: "generation", 429: "overloaded", 500: "generation",
+               503: "overloaded"}  # fmt: skip
+"""As text-generation-inference names them; `validation` for the others."""
+
+
+class Refused(Exception):
+    """A request is not answered with a result.
+
+    Attributes:
+        status: The HTTP status.
+        error_type: As text-generation-inference names it: `validation`, `overloaded`, `generation`, …
+        retry_after_s: When to try again, where that may help.
+    """
+
+    def __init__(self, status: int, message: str, error_type: str | None = None, retry_after_s: float = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_type = error_type or ERROR_TYPES.get(status, "validation")
+        self.retry_after_s = retry_after_s
+
+    @property
+    def message(self) -> str:
+        """What the client is told."""
+        return str(self)
+
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        headers = {"content-type": "application/json"}
+        if self.retry_after_s:
+            headers["retry-after"] = str(max(1, round(self.retry_after_s)))
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return headers
+
+    def body(self, style: str = "hf") -> bytes:
+        """The answer, as Hugging Face's clients read it or (`openai`) as OpenAI's do."""
+        return json.dumps(self.as_dict(style)).encode()
+
+    def as_dict(self, style: str = "hf") -> dict[str, Any]:
+        """The same as a dictionary."""
+        if style == "openai":
+            return {"error": {"message": self.message, "type": self.error_type, "param": None, "code": self.status}}
+        return {"error": self.message, "error_type": self.error_type}
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[int, str, str, float]]:
+        return type(self), (self.status, self.message, self.error_type, self.retry_after_s)
+
+
+def refusal_of(error: RowError) -> Refused:
+    """What a client is told of a row that failed."""
+    if error.type in OWN_REASONS:
+        return Refused(OWN_REASONS[error.type], error.message)
+    if error.stage in ("decode", "preprocess"):
+        return Refused(422, "The input cannot be processed by this model.")
+    return Refused(500, "The model failed on this input.")

@@ -1,0 +1,283 @@
+"""The holes of a naive server: each attack first works on the bare pipeline, and then not on the endpoint."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.serve.conftest import MODELS
+from tests.integration.serve.test_clients import picture, recording
+
+Endpoints = Callable[[str], str]
+
+
+def post(url: str, body: Any, **arguments: Any) -> httpx2.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx2.post(url, content=content, timeout=60, **arguments)
+
+
+@pytest.fixture
+def listener(picture_bytes: bytes) -> Iterator[tuple[str, list[str]]]:
+    """A server of this machine that should never be asked, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(picture_bytes)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/secret", asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def picture_bytes() -> bytes:
+    return picture()
+
+
+@pytest.fixture
+def naive(model: Callable[[str], str]) -> Callable[[str], Any]:
+    """The bare pipeline of a task."""
+    return lambda task: transformers.pipeline(task, model=model(MODELS[task]), device="cpu")
+
+
+def test_a_path_is_not_opened(endpoints: Endpoints, naive: Any, tmp_path: Path) -> None:
+    file = tmp_path / "private.png"
+    file.write_bytes(picture())
+    assert naive("image-classification")(str(file)), "the bare pipeline opens it"
+    for value in (str(file), f"file://{file}", "/etc/passwd", "../../etc/passwd"):
+        answer = post(endpoints("image-classification"), {"inputs": value})
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("image: expected base64")
+    existing = post(endpoints("image-classification"), {"inputs": str(file)}).json()
+    missing = post(endpoints("image-classification"), {"inputs": str(tmp_path / "missing.png")}).json()
+    assert existing == missing, "or clients could find out which files there are"
+
+
+def test_no_connection_is_made_for_a_client(endpoints: Endpoints, naive: Any, listener: tuple[str, list[str]]) -> None:
+    url, asked = listener
+    assert naive("image-classification")(url) and asked, "the bare pipeline fetches it"
+    asked.clear()
+    chat = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    for task, body in (
+        ("image-classification", {"inputs": url}),
+        ("image-classification", {"inputs": {"image": url}}),
+        ("automatic-speech-recognition", {"inputs": url}),
+        ("video-classification", {"inputs": url}),
+        ("visual-question-answering", {"inputs": {"image": url, "question": "?"}}),
+        ("document-question-answering", {"inputs": {"image": url, "question": "?"}}),
+        ("image-text-to-text", {"inputs": chat}),
+        ("keypoint-matching", {"inputs": {"image_0": url, "image_1": url}}),
+        ("zero-shot-object-detection", {"inputs": url, "parameters": {"candidate_labels": ["a"]}}),
+    ):
+        assert post(endpoints(task), body).status_code == 422, task
+    answer = post(endpoints("image-text-to-text") + "/v1/chat/completions", {"messages": chat})
+    assert answer.status_code == 422
+    assert not asked
+
+
+def test_parameters_cannot_run_code(endpoints: Endpoints, naive: Any, tmp_path: Path) -> None:
+    marker, code = tmp_path / "marker", tmp_path / "repository"
+    (code / "custom_generate").mkdir(parents=True)
+    (code / "config.json").write_text("{}")
+    (code / "custom_generate" / "generate.py").write_text(
+        f"def generate(model, input_ids, **kwargs):\n    open({str(marker)!r}, 'w').close()\n    return input_ids\n"
+    )
+    attack = {"custom_generate": str(code), "trust_remote_code": True}
+    naive("text-generation")("Hello", max_new_tokens=2, **attack)
+    assert marker.exists(), "the bare pipeline runs it"
+    marker.unlink()
+    for parameters in (
+        attack,
+        {"generate_kwargs": attack},
+        {"generation_parameters": attack},
+        {"model_kwargs": attack},
+    ):
+        assert post(endpoints("text-generation"), {"inputs": "Hello", "parameters": parameters}).status_code == 422
+        body = {"messages": [{"role": "user", "content": "Hello"}], **parameters}
+        assert post(endpoints("text-generation") + "/v1/chat/completions", body).status_code == 400
+    for task in ("automatic-speech-recognition", "image-to-text", "summarization", "text-to-audio"):
+        body = {"inputs": "Hello", "parameters": {"generate_kwargs": attack}}
+        assert post(endpoints(task), body).status_code == 422
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value"),
+    [
+        ("text-generation", "assistant_model", "/tmp/model"),
+        ("text-generation", "cache_implementation", "quantized"),
+        ("text-generation", "compile_config", {}),
+        ("text-generation", "tokenizer_encode_kwargs", {"tokenizer": "x"}),
+        ("text-to-audio", "vocoder", "/tmp/vocoder"),
+        ("text-to-audio", "forward_params", {"x": 1}),
+        ("document-question-answering", "tesseract_config", "--user-words /etc/passwd"),
+        ("feature-extraction", "tokenize_kwargs", {"padding": 10**9}),
+        ("fill-mask", "tokenizer_kwargs", {"padding": 10**9}),
+        ("automatic-speech-recognition", "decoder_kwargs", {"x": 1}),
+    ],
+)
+def test_parameters_that_reach_into_libraries_are_refused(
+    endpoints: Endpoints, task: str, name: str, value: Any
+) -> None:
+    inputs = base64.b64encode(recording(0.1)).decode() if task == "automatic-speech-recognition" else "a"
+    answer = post(endpoints(task), {"inputs": inputs, "parameters": {name: value}})
+    assert answer.status_code == 422
+    assert name in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("task", "parameters"),
+    [
+        ("text-generation", {"max_new_tokens": 10**7}),
+        ("text-generation", {"num_beams": 1000}),
+        ("text-generation", {"num_return_sequences": 1000, "do_sample": True}),
+        ("text-generation", {"stop": ["x"] * 5000}),
+        ("zero-shot-classification", {"candidate_labels": [str(i) for i in range(5000)]}),
+        ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{:>9000000}"}),
+        ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{0.__class__.__mro__}"}),
+        ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{}{}"}),
+        ("text-classification", {"top_k": 10**9}),
+        ("text-classification", {"padding": "max_length", "max_length": 10**9}),
+    ],
+)
+def test_costs_are_bounded_before_work_begins(endpoints: Endpoints, task: str, parameters: dict[str, Any]) -> None:
+    start_s = time.monotonic()
+    answer = post(endpoints(task), {"inputs": "Hello", "parameters": parameters})
+    assert answer.status_code in (413, 422), answer.text
+    assert time.monotonic() - start_s < 30
+
+
+def bomb(width: int = 12_000, height: int = 12_000) -> bytes:
+    """A PNG of a few kilobytes that decodes to hundreds of megabytes."""
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
+    packer = zlib.compressobj(9)
+    pixels = b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+def test_decompression_bombs_are_refused(endpoints: Endpoints) -> None:
+    answer = post(endpoints("image-classification"), bomb())
+    assert answer.status_code == 422 and "pixels" in answer.json()["error"]
+    slow = io.BytesIO()
+    import wave
+
+    with wave.open(slow, "wb") as clip:
+        clip.setnchannels(1)
+        clip.setsampwidth(1)
+        clip.setframerate(100)
+        clip.writeframes(bytes(1_000_000))
+    assert post(endpoints("automatic-speech-recognition"), slow.getvalue()).status_code == 422
+
+
+def test_bodies_are_counted_also_when_they_come_in_pieces(endpoints: Endpoints) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * (1 << 20)
+
+    assert post(endpoints("text-classification"), b"x" * (17 << 20)).status_code == 413
+    try:
+        answer = httpx2.post(endpoints("text-classification"), content=pieces(), timeout=60)
+        assert answer.status_code == 413
+    except httpx2.WriteError:
+        pass  # the server has answered and closed before the client had sent all
+
+
+def test_errors_repeat_nothing_of_the_input(endpoints: Endpoints) -> None:
+    secret = base64.b64encode(b"my secret document").decode()
+    for task, body in (
+        ("image-classification", {"inputs": secret}),
+        ("automatic-speech-recognition", {"inputs": secret}),
+        ("text-classification", {"inputs": "a " * 5000 + secret}),
+        ("text-classification", {"inputs": {"txt": secret}}),
+        ("text-classification", {"inputs": [[secret]]}),
+    ):
+        answer = post(endpoints(task), body)
+        assert 400 <= answer.status_code < 500, (task, answer.status_code)
+        assert secret not in answer.text
+        assert "model_kwargs" not in answer.text, "a phrase that sends a client into endless repetition"
+
+
+def test_long_texts_are_refused_with_lengths_or_truncated_on_request(endpoints: Endpoints) -> None:
+    text = "word " * 2000
+    answer = post(endpoints("text-classification"), {"inputs": text})
+    assert answer.status_code == 413 and "tokens" in answer.json()["error"]
+    cut = post(endpoints("text-classification"), {"inputs": text, "parameters": {"truncation": True}})
+    assert cut.status_code == 200
+
+
+BODIES: dict[str, Any] = {
+    "text-classification": {"inputs": "Hello"},
+    "text-generation": {"inputs": "Hello", "parameters": {"max_new_tokens": 2}},
+    "zero-shot-classification": {"inputs": "Hello", "parameters": {"candidate_labels": ["a", "b"]}},
+    "question-answering": {"inputs": {"question": "Who?", "context": "Paris is great."}},
+    "table-question-answering": {"inputs": {"query": "Who?", "table": {"Name": ["John"]}}},
+    "image-classification": {"inputs": base64.b64encode(picture(8, 8)).decode()},
+    "automatic-speech-recognition": {"inputs": base64.b64encode(recording(0.1)).decode()},
+    "document-question-answering": {"inputs": {"question": "?", "word_boxes": [["a", [0, 0, 1, 1]]]}},
+    "decision": {"inputs": {"state": {"a": 1}, "questions": {"q": {"type": "noul", "instructions": "?"}}}},
+}
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> tuple[str, Any]:
+    """A valid body with one thing in it replaced, added or taken away."""
+    task = draw(st.sampled_from(sorted(BODIES)))
+    body = json.loads(json.dumps(BODIES[task]))
+    place = body
+    while isinstance(place, dict) and place:
+        key = draw(st.sampled_from(sorted(place)) | st.sampled_from(["parameters", "inputs", "stream", "options"]))
+        if not isinstance(place.get(key), dict) or draw(st.booleans()):
+            place[key] = draw(values)
+            if draw(st.integers(0, 5)) == 0:
+                del place[key]
+            break
+        place = place[key]
+    return task, body
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(request=changed())
+def test_no_request_is_an_error_of_the_server(endpoints: Endpoints, request: tuple[str, Any]) -> None:
+    task, body = request
+    answer = post(endpoints(task), json.dumps(body).encode("utf-8", "surrogatepass"))
+    assert answer.status_code < 500, (task, body, answer.text)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(data=st.binary(max_size=200), kind=st.sampled_from([None, "image/png", "audio/x-wav", "application/json", "x"]))
+def test_no_bytes_are_an_error_of_the_server(endpoints: Endpoints, data: bytes, kind: str | None) -> None:
+    headers = {"content-type": kind} if kind else {}
+    for task in ("image-classification", "automatic-speech-recognition", "text-classification", "video-classification"):
+        assert post(endpoints(task), data, headers=headers).status_code < 500

@@ -1,0 +1,274 @@
+"""Every method of `huggingface_hub.InferenceClient` that has a task here, and the `openai` client, over sockets."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, ValidationError
+from PIL import Image
+
+Endpoints = Callable[[str], str]
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The client speaks to a local server, which counts as online."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield
+
+
+@pytest.fixture
+def client(endpoints: Endpoints) -> Callable[[str], InferenceClient]:
+    return lambda task: InferenceClient(base_url=endpoints(task), api_key="none")
+
+
+def picture(width: int = 48, height: int = 32) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def recording(seconds: float = 1.0, rate: int = 16_000) -> bytes:
+    samples = (np.random.default_rng(0).normal(size=int(seconds * rate)) * 3000).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+Client = Callable[[str], InferenceClient]
+
+
+def test_text_classification_gives_labels_best_first(client: Client) -> None:
+    found = client("text-classification").text_classification("I love this film.", top_k=2)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert len(found) == 2
+
+
+def test_token_classification_gives_groups(client: Client) -> None:
+    found = client("token-classification").token_classification(
+        "Angela Merkel met John.", aggregation_strategy="simple"
+    )
+    assert all(one.entity_group and one.word for one in found)
+    assert client("token-classification").token_classification("Angela Merkel met John.")
+
+
+def test_fill_mask_gives_candidates(client: Client) -> None:
+    found = client("fill-mask").fill_mask("The quick brown [MASK] jumps.", top_k=3)
+    assert len(found) == 3
+    assert all("[MASK]" not in one.sequence for one in found)
+
+
+def test_question_answering_gives_an_answer_or_several(client: Client) -> None:
+    context = "Paris is the capital of France and London is the capital of England."
+    one = client("question-answering").question_answering(question="What is Paris?", context=context)
+    assert one.answer == context[one.start : one.end]
+    several = client("question-answering").question_answering(question="What?", context=context, top_k=3)
+    assert isinstance(several, list)
+
+
+def test_table_question_answering_gives_cells(client: Client) -> None:
+    table = {"Name": ["John", "Angela"], "City": ["Paris", "Berlin"]}
+    answer = client("table-question-answering").table_question_answering(table=table, query="Where is John?")
+    assert isinstance(answer.answer, str)
+
+
+def test_summaries_and_translations_are_texts(client: Client) -> None:
+    text = "The price rose by 3.5% in 2024. A short text. Another text."
+    summary = client("summarization").summarization(text, generate_parameters={"max_new_tokens": 5})
+    assert isinstance(summary.summary_text, str)
+    translation = client("translation").translation("A short text.", generate_parameters={"max_new_tokens": 5})
+    assert isinstance(translation.translation_text, str)
+
+
+def test_zero_shot_classification_gives_a_score_for_each_label(client: Client) -> None:
+    found = client("zero-shot-classification").zero_shot_classification(
+        "I love this film.", candidate_labels=["praise", "blame", "news"], hypothesis_template="It is {}."
+    )
+    assert {one.label for one in found} == {"praise", "blame", "news"}
+    assert sum(one.score for one in found) == pytest.approx(1, abs=1e-4)
+
+
+def test_features_are_arrays_however_many_texts(client: Client) -> None:
+    one = client("feature-extraction").feature_extraction("A short text.")
+    assert one.ndim == 3 and one.shape[0] == 1
+    several = client("feature-extraction").feature_extraction(["A text.", "A somewhat longer text."], normalize=True)
+    assert several.shape[0] == 2
+    np.testing.assert_allclose(np.linalg.norm(several, axis=1), 1, rtol=1e-4)
+
+
+def test_similar_sentences_score_higher_than_others(client: Client) -> None:
+    scores = client("feature-extraction").sentence_similarity("A text.", ["A text.", "I hate this terrible movie!"])
+    assert scores[0] == pytest.approx(1, abs=1e-4)
+    assert scores[1] < scores[0]
+
+
+def test_generated_text_is_the_new_text_only(client: Client) -> None:
+    generation = client("text-generation")
+    text = generation.text_generation("The quick", max_new_tokens=5, do_sample=False)
+    assert not text.startswith("The quick")
+    full = generation.text_generation("The quick", max_new_tokens=5, do_sample=False, return_full_text=True)
+    assert full == "The quick" + text
+
+
+def test_details_name_each_token(client: Client) -> None:
+    found = client("text-generation").text_generation("The quick", max_new_tokens=5, do_sample=False, details=True)
+    assert found.details.generated_tokens == len(found.details.tokens) == 5
+    assert found.details.finish_reason == "length"
+    assert all(token.logprob <= 0 for token in found.details.tokens)
+
+
+def test_streamed_text_is_the_text(client: Client) -> None:
+    generation = client("text-generation")
+    whole = generation.text_generation("Paris is", max_new_tokens=8, do_sample=False)
+    pieces = list(generation.text_generation("Paris is", max_new_tokens=8, do_sample=False, stream=True))
+    assert len(pieces) == 8
+    assert "".join(pieces) == whole
+    last = list(generation.text_generation("Paris is", max_new_tokens=8, do_sample=False, stream=True, details=True))[
+        -1
+    ]
+    assert last.generated_text == whole
+    assert last.details is not None and last.details.generated_tokens == 8
+
+
+def test_a_seed_makes_sampling_reproducible(client: Client) -> None:
+    arguments = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.5}
+    texts = [client("text-generation").text_generation("Paris", seed=seed, **arguments) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_truncated_prompts_keep_their_end(client: Client) -> None:
+    generation = client("text-generation")
+    cut = generation.text_generation("I love Paris is", max_new_tokens=5, do_sample=False, truncate=3)
+    assert isinstance(cut, str)
+    assert cut != generation.text_generation("I love Paris is", max_new_tokens=5, do_sample=False)
+
+
+def test_chats_work_with_both_clients_and_as_streams(client: Client, endpoints: Endpoints) -> None:
+    messages = [{"role": "user", "content": "Hello!"}]
+    chat = client("text-generation").chat_completion(messages, max_tokens=6, temperature=0)
+    text = chat.choices[0].message.content
+    assert chat.usage.completion_tokens == 6
+    streaming = client("text-generation")  # kept: a client that goes away closes its streams
+    stream = streaming.chat_completion(messages, max_tokens=6, temperature=0, stream=True)
+    assert "".join(part.choices[0].delta.content or "" for part in stream) == text
+    other = openai.OpenAI(base_url=endpoints("text-generation") + "/v1", api_key="none")
+    same = other.chat.completions.create(model="any", messages=messages, max_tokens=6, temperature=0)
+    assert same.choices[0].message.content == text
+    parts = other.chat.completions.create(
+        model="any", messages=messages, max_tokens=6, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    seen = list(parts)
+    assert "".join(part.choices[0].delta.content or "" for part in seen if part.choices) == text
+    assert seen[-1].usage.completion_tokens == 6
+
+
+def test_completions_stop_before_their_stop_text(endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("text-generation") + "/v1", api_key="none")
+    whole = api.completions.create(model="any", prompt="The quick", max_tokens=10, temperature=0).choices[0].text
+    stop = whole[4:7]
+    cut = api.completions.create(model="any", prompt="The quick", max_tokens=10, temperature=0, stop=[stop])
+    assert cut.choices[0].text == whole[: whole.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+    parts = api.completions.create(
+        model="any", prompt="The quick", max_tokens=10, temperature=0, stop=stop, stream=True
+    )
+    assert "".join(part.choices[0].text for part in parts) == cut.choices[0].text
+
+
+def test_embeddings_are_the_same_as_base64_and_as_numbers(endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("feature-extraction") + "/v1", api_key="none")
+    encoded = api.embeddings.create(model="any", input=["A text.", "Another, longer text."])
+    plain = api.embeddings.create(model="any", input=["A text.", "Another, longer text."], encoding_format="float")
+    np.testing.assert_allclose(encoded.data[1].embedding, plain.data[1].embedding, rtol=1e-6)
+    assert np.linalg.norm(plain.data[0].embedding) == pytest.approx(1, abs=1e-4)
+    short = api.embeddings.create(model="any", input="A text.", dimensions=8)
+    assert len(short.data[0].embedding) == 8
+    assert plain.usage.total_tokens > 4
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_images_are_classified_raw_and_in_base64(client: Client, top_k: int | None) -> None:
+    found = client("image-classification").image_classification(picture(), top_k=top_k)
+    assert found[0].label and len(found) == (top_k or len(found))
+
+
+def test_objects_have_boxes(client: Client) -> None:
+    found = client("object-detection").object_detection(picture(), threshold=0.0)
+    assert all(one.box.xmin is not None for one in found)
+
+
+def test_segments_have_masks_of_the_size_of_the_image(client: Client) -> None:
+    found = client("image-segmentation").image_segmentation(picture(48, 32))
+    assert found
+    assert found[0].mask.size == (48, 32)
+
+
+def test_an_image_becomes_an_image(client: Client) -> None:
+    made = client("image-to-image").image_to_image(picture(24, 16))
+    assert made.size == (48, 32)
+
+
+def test_images_become_texts_and_answers(client: Client) -> None:
+    assert isinstance(client("image-to-text").image_to_text(picture()).generated_text, str)
+    answers = client("visual-question-answering").visual_question_answering(picture(), "What is it?", top_k=2)
+    assert len(answers) == 2
+
+
+def test_documents_answer_questions(client: Client) -> None:
+    words = [["Paris", [10, 10, 60, 30]], ["is", [70, 10, 90, 30]], ["great", [100, 10, 160, 30]]]
+    found = client("document-question-answering").document_question_answering(
+        picture(), "What is Paris?", word_boxes=words
+    )
+    assert isinstance(found, list)
+
+
+def test_images_are_matched_to_labels(client: Client) -> None:
+    found = client("zero-shot-image-classification").zero_shot_image_classification(
+        picture(), candidate_labels=["a cat", "a dog"]
+    )
+    assert {one.label for one in found} == {"a cat", "a dog"}
+
+
+def test_recordings_are_classified_and_transcribed(client: Client, endpoints: Endpoints) -> None:
+    found = client("audio-classification").audio_classification(recording(), top_k=1)
+    assert len(found) == 1
+    text = client("automatic-speech-recognition").automatic_speech_recognition(recording()).text
+    api = openai.OpenAI(base_url=endpoints("automatic-speech-recognition") + "/v1", api_key="none")
+    assert api.audio.transcriptions.create(model="any", file=("a.wav", recording())).text == text
+
+
+def test_texts_become_recordings(client: Client, endpoints: Endpoints) -> None:
+    sound = client("text-to-audio").text_to_speech("hello")
+    with wave.open(io.BytesIO(sound)) as clip:
+        assert clip.getnframes() > 0
+    api = openai.OpenAI(base_url=endpoints("text-to-audio") + "/v1", api_key="none")
+    flac = api.audio.speech.create(model="any", voice="alloy", input="hello", response_format="flac").content
+    assert flac[:4] == b"fLaC"
+
+
+def test_endpoints_say_what_they_are(client: Client, endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("text-generation") + "/v1", api_key="none")
+    (model,) = api.models.list().data
+    assert model.id == "llama-chat"
+    assert api.models.retrieve(model.id).id == model.id
+    by_url = InferenceClient(provider="hf-inference", model=endpoints("fill-mask"), api_key="none")
+    assert by_url.health_check()
+    assert by_url.get_endpoint_info()["task"] == "fill-mask"
+
+
+def test_wrong_parameters_are_refused_by_name(client: Client) -> None:
+    with pytest.raises(HfHubHTTPError, match="top_k"):
+        client("text-classification").text_classification("a", top_k=-1)
+    with pytest.raises(ValidationError, match="temperature"):
+        client("text-generation").text_generation("a", temperature=-1.0, max_new_tokens=2)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ray_pipelines.errors import RowError
+from ray_pipelines.serve import scheduler as module
+from ray_pipelines.serve.config import ServeConfig
+from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.scheduler import Scheduler
+
+
+class Device:
+    """A runner whose forwards wait until they are let go, and note what they were given."""
+
+    def __init__(self, max_size: int = 32) -> None:
+        self.steps = SimpleNamespace(is_random=False)
+        self.max_size = max_size
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+
+    def preprocess(self, item: Any) -> Any:
+        return item if isinstance(item, RowError) else chunks(item)
+
+    def outputs(self, items: Any) -> Iterator[Any]:
+        texts = [chunk["name"] for (chunk,) in items]
+        self.batches.append(texts)
+        self.started.set()
+        assert self.gate.wait(10)
+        for text in texts:
+            yield RowError("forward", "RuntimeError", "secret") if "bad" in text else [text.upper()]
+
+    def postprocess(self, outputs: Any) -> Any:
+        return outputs if isinstance(outputs, RowError) else "".join(outputs)
+
+    def hold(self) -> None:
+        """Keeps the device busy from the next forward on."""
+        self.gate.clear()
+        self.started.clear()
+
+
+def chunks(text: str, cost: int = 4) -> list[dict[str, Any]]:
+    return [{"name": text, "input_ids": torch.zeros(1, cost, dtype=torch.int64)}]
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+@pytest.fixture
+def make(device: Device) -> Iterator[Callable[..., Scheduler]]:
+    made: list[Scheduler] = []
+
+    def scheduler(**settings: Any) -> Scheduler:
+        made.append(Scheduler(device, ServeConfig(**settings)))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield scheduler
+    device.gate.set()
+    for one in made:
+        one.close()
+
+
+async def ask(scheduler: Scheduler, device: Device, text: str, cost: int = 4) -> Any:
+    outputs = await scheduler.outputs(device, lambda: chunks(text, cost))  # type: ignore[arg-type]
+    return "".join(outputs)
+
+
+async def started(device: Device) -> None:
+    await asyncio.to_thread(device.started.wait, 10)
+
+
+def items(texts: Sequence[str]) -> list[Callable[[], Any]]:
+    return [lambda text=text: text for text in texts]  # type: ignore[misc]
+
+
+def test_what_waits_while_the_device_is_busy_shares_the_next_forward(device: Device, make: Any) -> None:
+    async def main() -> None:
+        scheduler = make()
+        device.hold()
+        first = asyncio.create_task(ask(scheduler, device, "a"))
+        await started(device)
+        others = [asyncio.create_task(ask(scheduler, device, text)) for text in "bcd"]
+        while scheduler.queue_depth("online") < 3:
+            await asyncio.sleep(0.001)
+        device.gate.set()
+        assert await asyncio.gather(first, *others) == ["A", "B", "C", "D"]
+
+    asyncio.run(main())
+    assert device.batches == [["a"], ["b", "c", "d"]]
+
+
+def test_long_and_short_requests_do_not_share_a_forward(device: Device, make: Any) -> None:
+    async def main() -> None:
+        scheduler = make()
+        device.hold()
+        first = asyncio.create_task(ask(scheduler, device, "a"))
+        await started(device)
+        others = [
+            asyncio.create_task(ask(scheduler, device, t, cost)) for t, cost in (("b", 4), ("long", 400), ("c", 5))
+        ]
+        while scheduler.queue_depth("online") < 3:
+            await asyncio.sleep(0.001)
+        device.gate.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(main())
+    assert device.batches == [["a"], ["b", "c"], ["long"]]
+
+
+def test_a_request_that_fails_fails_alone_and_says_nothing_of_the_exception(device: Device, make: Any) -> None:
+    async def main() -> list[Any]:
+        scheduler = make()
+        device.hold()
+        first = asyncio.create_task(ask(scheduler, device, "a"))
+        await started(device)
+        others = [asyncio.create_task(ask(scheduler, device, text)) for text in ("b", "bad", "c")]
+        while scheduler.queue_depth("online") < 3:
+            await asyncio.sleep(0.001)
+        device.gate.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    made = asyncio.run(main())
+    assert [made[index] for index in (0, 1, 3)] == ["A", "B", "C"]
+    assert isinstance(made[2], Refused) and made[2].status == 500
+    assert "secret" not in made[2].message
+
+
+def test_requests_go_before_rows_of_a_batch_job(device: Device, make: Any) -> None:
+    device.max_size = 2
+
+    async def main() -> list[Any]:
+        scheduler = make()
+        device.hold()
+        block = asyncio.create_task(scheduler.run_block(device, items([f"r{i}" for i in range(6)])))
+        await started(device)
+        request = asyncio.create_task(ask(scheduler, device, "online"))
+        while not scheduler.queue_depth("online"):
+            await asyncio.sleep(0.001)
+        device.gate.set()
+        assert await request == "ONLINE"
+        return await block
+
+    assert asyncio.run(main()) == [f"R{i}" for i in range(6)]
+    assert device.batches[1] == ["online"]
+
+
+def test_batch_rows_are_never_starved(device: Device, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STARVING_S", 0.05)
+
+    async def main() -> None:
+        scheduler = make()
+        done = asyncio.Event()
+
+        async def keep_asking() -> None:
+            while not done.is_set():
+                await ask(scheduler, device, "online")
+
+        askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        rows = await asyncio.wait_for(scheduler.run_block(device, items(["r1", "r2"])), 10)
+        done.set()
+        await asyncio.gather(*askers)
+        assert rows == ["R1", "R2"]
+
+    asyncio.run(main())
+
+
+def test_slices_are_short_while_somebody_is_online_and_full_when_nobody_is(device: Device, make: Any) -> None:
+    async def main() -> tuple[int, int]:
+        scheduler = make(slice_budget_ms=10)
+        await scheduler.run_block(device, items(["row"] * 64))
+        alone = max(len(batch) for batch in device.batches)
+        device.batches.clear()
+        scheduler._seconds_per_cost = 0.001
+        await ask(scheduler, device, "online")
+        scheduler._seconds_per_cost = 0.001
+        device.batches.clear()
+        device.hold()
+        block = asyncio.create_task(scheduler.run_block(device, items(["row"] * 64)))
+        await started(device)
+        scheduler._seconds_per_cost = 0.001
+        first = len(device.batches[0])
+        device.gate.set()
+        await block
+        return alone, first
+
+    alone, beside = asyncio.run(main())
+    assert alone >= 8
+    assert beside <= 4 < alone  # 10 ms at about 1 ms per token, and 4 tokens per row
+
+
+def test_requests_that_nobody_waits_for_never_reach_the_device(device: Device, make: Any) -> None:
+    async def main() -> None:
+        scheduler = make()
+        device.hold()
+        first = asyncio.create_task(ask(scheduler, device, "a"))
+        await started(device)
+        gone = asyncio.create_task(ask(scheduler, device, "gone"))
+        while not scheduler.queue_depth("online"):
+            await asyncio.sleep(0.001)
+        gone.cancel()
+        await asyncio.wait([gone])
+        device.gate.set()
+        await first
+        await ask(scheduler, device, "b")
+        assert scheduler.stats.num_dropped == 1
+
+    asyncio.run(main())
+    assert ["gone"] not in device.batches
+
+
+def test_late_requests_get_504_and_too_many_429(device: Device, make: Any) -> None:
+    async def main() -> None:
+        scheduler = make(timeout_s=0.05, max_queue_requests=2)
+        device.hold()
+        late = [asyncio.create_task(ask(scheduler, device, text)) for text in "ab"]
+        await started(device)
+        with pytest.raises(Refused) as busy:
+            await ask(scheduler, device, "c")
+        assert busy.value.status == 429 and busy.value.headers()["retry-after"]
+        made = await asyncio.gather(*late, return_exceptions=True)
+        assert [error.status for error in made if isinstance(error, Refused)] == [504, 504]
+
+    asyncio.run(main())
+
+
+def test_a_draining_replica_gives_its_block_back(device: Device, make: Any) -> None:
+    async def main() -> None:
+        scheduler = make()
+        scheduler.is_draining = True
+        with pytest.raises(Refused) as draining:
+            await scheduler.run_block(device, items(["r"]))
+        assert draining.value.status == 503
+
+    asyncio.run(main())
+
+
+def test_rows_that_failed_before_stay_errors(device: Device, make: Any) -> None:
+    error = RowError("read", "BrokenLine", "line 3")
+
+    async def main() -> list[Any]:
+        return await make().run_block(device, [lambda: error, lambda: "fine"])
+
+    assert asyncio.run(main()) == [error, "FINE"]
