@@ -24,6 +24,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ray_pipelines.report.figures import Figures
+from ray_pipelines.report.html import duration
 from ray_pipelines.report.metrics import Progress, RunReport
 
 __all__ = ["DEAD_LETTERS_LINE", "filtered_stderr", "live_progress", "prediction_table", "summary_table"]
@@ -76,7 +77,7 @@ class ProgressDisplay:
 
     def __call__(self, progress: Progress) -> None:
         """Shows `progress`."""
-        speed = f"{progress.rows_per_s:,.0f} rows/s" if progress.num_rows else ""
+        speed = _speed(progress) if progress.num_rows else ""
         errors = f"{progress.num_errors:,} dead letters" if progress.num_errors else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(
@@ -90,7 +91,15 @@ class ProgressDisplay:
         elif progress.num_rows and time.monotonic() - self._shown_s >= QUIET_INTERVAL_S:
             self._shown_s = time.monotonic()
             of = f" of {progress.num_rows_expected:,}" if progress.num_rows_expected else ""
-            self._console.print(f"{progress.num_rows:,}{of} rows, {speed}, {progress.num_errors:,} dead letters")
+            left = f", {duration(progress.eta_s)} left" if progress.eta_s else ""
+            errors = f"{progress.num_errors:,} dead letters"
+            self._console.print(f"{progress.num_rows:,}{of} rows, {speed}, {errors}{left}", highlight=False)
+
+
+def _speed(progress: Progress) -> str:
+    """Rows per second, and how busy the device is once that is known."""
+    busy = progress.figures.device_busy
+    return f"{progress.rows_per_s:,.0f} rows/s" + (f", device {busy:.0%} busy" if busy else "")
 
 
 @contextmanager
@@ -125,13 +134,20 @@ def summary_table(report: RunReport, path: str) -> Table:
         for reason, count in report.reasons.items():
             table.add_row("", f"{count:,} x {reason}")
     table.add_row("speed", f"{report.rows_per_s:,.0f} rows/s after {report.startup_s:.1f} s of start-up")
-    table.add_row("time", f"{report.elapsed_s:.1f} s")
+    table.add_row(
+        "time", report.forecast.describe(report.elapsed_s) if report.forecast else f"{report.elapsed_s:.1f} s"
+    )
+    if report.cost:
+        table.add_row("cost", f"{report.cost['run']:,.4g}, or {report.cost['million_rows']:,.4g} per million rows")
+    if report.certificate is not None:
+        table.add_row("verified", str(report.certificate))
     for name, text in _figure_rows(report.figures):
         table.add_row(name, text)
     if report.agreement is not None:
         table.add_row("agreement", str(report.agreement))
     table.add_row("workers", report.plan)
     table.add_row("run", str(report.provenance["run_id"]))
+    table.add_row("report", f"{path}/report.html")
     return table
 
 
