@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from ray_pipelines.report.html import duration
+from ray_pipelines.report.plan import JobPlan
 
-if TYPE_CHECKING:
-    from ray_pipelines.data.plan import JobPlan
-
-__all__ = ["described", "plan_table", "sample_table"]
+__all__ = ["plan_table", "sample_table"]
 
 MAX_CHARS = 70
 AUDIO_RATE = 16_000
