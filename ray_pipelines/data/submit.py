@@ -162,8 +162,12 @@ def secrets_of(model: BaseModel, where: str = "") -> list[str]:
 
 
 def _secrets(value: Any, where: str) -> Iterator[str]:
-    if isinstance(value, Secret | SecretStr | SecretBytes) or (isinstance(value, str) and PASSWORD_IN_URI.match(value)):
-        yield where
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        if value.get_secret_value():
+            yield where
+    elif isinstance(value, str):
+        if PASSWORD_IN_URI.match(value):
+            yield where
     elif isinstance(value, BaseModel | Mapping):
         for name, item in dict(value).items():
             yield from _secrets(item, f"{where}.{name}" if where else str(name))

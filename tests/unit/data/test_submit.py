@@ -43,6 +43,11 @@ def test_secrets_are_found_wherever_they_stand() -> None:
     assert secrets_of(job) == ["model.token", "read.path"]
 
 
+def test_a_job_without_secrets_has_none() -> None:
+    values = {"task": "fill-mask", "model": "org/model", "read": {"path": "in"}, "write": {"path": "out"}}
+    assert secrets_of(validate_job(values)) == []
+
+
 def test_a_job_with_a_secret_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     job_file = tmp_path / "job.yaml"
     job_file.write_text("task: fill-mask\nmodel: org/model\nread: {path: in}\nwrite: {path: out}\n")
