@@ -33,6 +33,7 @@ __all__ = ["choose_auth_mode", "connect", "exit_status", "follow", "secrets_of",
 
 NOT_UPLOADED = ("**/.git/", "**/.venv/", "**/__pycache__/", "**/.env", "**/.env.*", "**/.aws/", "**/.ssh/")
 POLL_S = 1.0
+AGENT_TIMEOUT_S = 60.0
 PASSWORD_IN_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 
 
@@ -117,16 +118,22 @@ def submit(
             "excludes": list(NOT_UPLOADED),
         }
         metadata = {"job_file": name, "task": job.task, "ray_pipelines": ray_pipelines.__version__}
-        try:
-            job_id: str = client.submit_job(
-                entrypoint=shlex.join(command),
-                runtime_env=environment,
-                metadata=metadata,
-                submission_id=submission_id,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise JobError(f"the cluster has refused the job: {_first_line(error)}") from None
-        return job_id
+        deadline_s = time.monotonic() + AGENT_TIMEOUT_S
+        while True:
+            try:
+                job_id: str = client.submit_job(
+                    entrypoint=shlex.join(command),
+                    runtime_env=dict(environment),
+                    metadata=metadata,
+                    submission_id=submission_id,
+                )
+            except (RuntimeError, ValueError) as error:
+                # A cluster that has just started says so for some seconds.
+                if "No available agent" not in str(error) or time.monotonic() > deadline_s:
+                    raise JobError(f"the cluster has refused the job: {_first_line(error)}") from None
+                time.sleep(POLL_S)
+            else:
+                return job_id
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> Iterator[str]:

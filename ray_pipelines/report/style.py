@@ -60,7 +60,7 @@ text-overflow:ellipsis;white-space:nowrap}
 .labels{list-style:none;margin:0;padding:0;font-size:14px}
 .labels li{position:relative;display:flex;justify-content:space-between;gap:10px;padding:3px 8px;margin-bottom:4px}
 .labels .fill{position:absolute;inset:0 auto 0 0;background:var(--fill);border-radius:5px}
-.labels li>*:not(.fill){position:relative}.labels b{font-weight:600;font-variant-numeric:tabular-nums}
+.labels li>*:not(.fill){position:relative}.labels b{white-space:nowrap;font-weight:600;font-variant-numeric:tabular-nums}
 .labels .more,.note,.nothing{color:var(--soft);font-size:13px}
 footer.page{color:var(--soft);font-size:13px;margin-top:24px}
 @media(max-width:760px){.grid2{grid-template-columns:minmax(0,1fr)}main{padding:18px 12px 40px}
