@@ -34,6 +34,7 @@ __all__ = ["choose_auth_mode", "connect", "exit_status", "follow", "secrets_of",
 NOT_UPLOADED = ("**/.git/", "**/.venv/", "**/__pycache__/", "**/.env", "**/.env.*", "**/.aws/", "**/.ssh/")
 POLL_S = 1.0
 AGENT_TIMEOUT_S = 60.0
+VARIABLE = re.compile(r"\$\{\w+\}")
 PASSWORD_IN_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 
 
@@ -170,7 +171,8 @@ def secrets_of(model: BaseModel, where: str = "") -> list[str]:
 
 def _secrets(value: Any, where: str) -> Iterator[str]:
     if isinstance(value, Secret | SecretStr | SecretBytes):
-        if value.get_secret_value():
+        # The name of a variable, as in `${AWS_SECRET_ACCESS_KEY}`, is none.
+        if value.get_secret_value() and not VARIABLE.fullmatch(str(value.get_secret_value())):
             yield where
     elif isinstance(value, str):
         if PASSWORD_IN_URI.match(value):

@@ -36,7 +36,8 @@ svg text{font-size:12px;fill:var(--soft)}svg .name{font-weight:600}
 .column{fill:var(--accent)}
 .bars{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,3fr) auto;gap:8px 12px;align-items:center}
 .bar-name{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-size:14px}
-.bar-track{background:var(--rule);border-radius:4px;height:12px}.bar{height:12px;border-radius:4px;background:var(--accent)}
+.bar-track{background:var(--rule);border-radius:4px;height:12px}
+.bar{height:12px;border-radius:4px;background:var(--accent)}
 .bar.errors{background:var(--bad)}.bar-value{font-variant-numeric:tabular-nums;text-align:right}
 .shares{display:flex;height:26px;border-radius:8px;overflow:hidden;gap:2px}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:6px 18px;padding:0;margin:14px 0 0;font-size:14px}
@@ -60,7 +61,8 @@ text-overflow:ellipsis;white-space:nowrap}
 .labels{list-style:none;margin:0;padding:0;font-size:14px}
 .labels li{position:relative;display:flex;justify-content:space-between;gap:10px;padding:3px 8px;margin-bottom:4px}
 .labels .fill{position:absolute;inset:0 auto 0 0;background:var(--fill);border-radius:5px}
-.labels li>*:not(.fill){position:relative}.labels b{white-space:nowrap;font-weight:600;font-variant-numeric:tabular-nums}
+.labels li>*:not(.fill){position:relative}
+.labels b{white-space:nowrap;font-weight:600;font-variant-numeric:tabular-nums}
 .labels .more,.note,.nothing{color:var(--soft);font-size:13px}
 footer.page{color:var(--soft);font-size:13px;margin-top:24px}
 @media(max-width:760px){.grid2{grid-template-columns:minmax(0,1fr)}main{padding:18px 12px 40px}
