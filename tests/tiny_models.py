@@ -1006,6 +1006,48 @@ def _janus_model(folder: Path) -> None:
     generation.save_pretrained(folder)
 
 
+def _musicgen_model(folder: Path) -> None:
+    """Builds a model that makes music of texts, 1,000 tokens a second."""
+    text = _t5_tokenizer()
+    special = {"pad_token_id": text.pad_token_id, "eos_token_id": text.eos_token_id}
+    encoder = transformers.T5Config(
+        **special, vocab_size=len(text), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, initializer_factor=3.0
+    )
+    codec = transformers.EncodecConfig(
+        sampling_rate=8000,
+        hidden_size=32,
+        num_filters=4,
+        upsampling_ratios=[4, 2],
+        codebook_size=64,
+        codebook_dim=32,
+        target_bandwidths=[24.0],
+        num_lstm_layers=1,
+    )
+    decoder = transformers.MusicgenDecoderConfig(
+        vocab_size=64,
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_codebooks=2,
+        pad_token_id=64,
+        bos_token_id=64,
+        max_position_embeddings=256,
+        initializer_factor=0.3,
+    )
+    config = {"text_encoder": encoder, "audio_encoder": codec, "decoder": decoder}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.MusicgenForConditionalGeneration(transformers.MusicgenConfig(**config)).eval()
+    model.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=64, pad_token_id=64, bos_token_id=64, max_length=20, do_sample=False, guidance_scale=3.0
+    )
+    model.save_pretrained(folder)
+    transformers.MusicgenProcessor(transformers.EncodecFeatureExtractor(sampling_rate=8000), text).save_pretrained(
+        folder
+    )
+
+
 @_deferred
 def _writing_model(
     folder: Path,
@@ -1346,6 +1388,7 @@ _BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
     "text-to-audio": {
         "vits": _vits_model(noise_scale=0.0, noise_scale_duration=0.0),
         "vits-noise": _vits_model(),
+        "musicgen": _musicgen_model,
         "speecht5": _speecht5_model(),
         "vits-voices": _vits_model(noise_scale=0.0, noise_scale_duration=0.0, num_speakers=2, speaker_embedding_size=8),
     },

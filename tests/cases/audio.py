@@ -54,6 +54,14 @@ CASES = [
         "whisper-chunks", "whisper", {"return_timestamps": True, "chunk_length_s": 1.5, "num_beams": 1}, _long_sounds
     ),
     _recognizer("moonshine", "moonshine", {"max_new_tokens": 8}),
+    Case(
+        "musicgen",
+        "text-to-audio",
+        "musicgen",
+        lambda: ["a song", "a very long song of the sea", "bells"],
+        {"generate_kwargs": {"max_new_tokens": 12, "do_sample": False}},
+        bad_item="",
+    ),
     Case("vits", "text-to-audio", "vits", lambda: [*TEXTS[:3], *TEXTS[4:]], bad_item=""),
     *(
         Case(model, "zero-shot-audio-classification", model, _sounds_of_a_window, LABELS, bad_item=b"not a sound")
