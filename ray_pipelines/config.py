@@ -194,7 +194,7 @@ class BatchConfig(_Config):
         None,
         gt=0,
         description="Rows that are sorted by length before they are cut into batches; unset, at least 256, and as many "
-        "as fill 16 batches.",
+        "as fill 32 batches.",
     )
     window_chunks: int | None = Field(
         None,

@@ -25,12 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["apply_stages", "inferred_type"]
 
 SAMPLE_ROWS = 16
+TASKS_IN_FLIGHT = 4
 
 
 def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
     """The dataset through the pipeline's stages: one fused stage; CPU, forward and CPU stages; or those of chunks."""
     workers: dict[str, Any] = {
-        "compute": ActorPoolStrategy(min_size=plan.min_workers, max_size=plan.max_workers),
+        # The next block is fetched, and the last one sent, while a worker computes.
+        "compute": ActorPoolStrategy(
+            min_size=plan.min_workers,
+            max_size=plan.max_workers,
+            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+            max_concurrent_calls_per_actor=2,
+        ),
         "num_cpus": plan.num_cpus,
         "num_gpus": plan.num_gpus,
         "fn_constructor_kwargs": {"setup": setup},
@@ -43,7 +50,11 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
             dataset = dataset.with_column(ROW_ID_COLUMN, monotonically_increasing_id())
         dataset = dataset.repartition(target_num_rows_per_block=chunks.rows_per_task)
     if plan.stages == "fused" and (chunks is None or chunks.mode == "in_worker"):
-        return dataset.map_batches(PipelineWorker, **window, **workers)
+        predicted = dataset.map_batches(PipelineWorker, **window, **workers)
+        if setup.is_counted:
+            return predicted
+        # What a worker has done of a large block goes on at once (Ray makes both one operator); a job's blocks are files.
+        return predicted.repartition(target_num_rows_per_block=setup.batch.rows_per_call)
     # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
     num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
     on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}

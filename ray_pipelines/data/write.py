@@ -49,6 +49,7 @@ BLOCK_STATS = pa.schema(
         ("errors", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
         ("counters", pa.string()),
         ("samples", SAMPLES_TYPE),
+        ("written_s", pa.float64()),
     ]
 )
 """What `write_block` says of one block."""
@@ -193,6 +194,7 @@ def write_block(
         "errors": [{"reason": reason, "count": count} for reason, count in found.most_common()],
         "counters": counters.to_json(),
         "samples": sampler.sample(done, job.output_column),
+        "written_s": time.time(),
     }
     return pa.Table.from_pylist([stats], schema=BLOCK_STATS)
 

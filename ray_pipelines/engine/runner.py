@@ -33,7 +33,7 @@ from ray_pipelines.errors import RowError, RowTimeout, Stage, attempt
 
 __all__ = ["Runner"]
 
-BATCHES_PER_WINDOW = 16
+BATCHES_PER_WINDOW = 32
 """So many batches of sorted rows have less than 5 % of padding on natural texts."""
 
 

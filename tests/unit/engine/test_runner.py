@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -130,6 +131,43 @@ def test_guilty_rows_fail_alone_within_a_bound_of_forwards(numbers: list[int], g
         assert isinstance(result, RowError) == (number == guilty)
     num_guilty, num_batches = numbers.count(guilty), -(-len(numbers) // 16)
     assert len(steps.batches) <= 1 + num_batches + 2 * 5 * max(num_guilty, 1) + num_guilty
+
+
+def test_rows_that_all_fail_cost_few_forwards_more_than_one_each() -> None:
+    steps = FakeSteps(guilty=[3])
+    runner = Runner(steps, BatchConfig(max_size=16))  # type: ignore[arg-type]
+    assert all(isinstance(result, RowError) for result in runner.run([[3]] * 640))
+    assert len(steps.batches) < 1.1 * 640
+    steps.guilty = []
+    assert list(runner.run([[3]] * 640)) == [[6.0]] * 640
+    assert [len(batch) for batch in steps.batches[-20:]] == [16] * 20
+    assert runner.counters.num_extra_forwards > 0
+
+
+def test_search_for_a_guilty_row_is_counted() -> None:
+    runner = Runner(FakeSteps(guilty=[9]), BatchConfig(max_size=16))  # type: ignore[arg-type]
+    list(runner.run([[9 if n == 5 else 3] for n in range(16)]))
+    assert runner.counters.num_failed_batches == 1
+    assert 0 < runner.counters.num_extra_forwards <= 2 * 4
+    assert runner.counters.num_forwards == 1 + runner.counters.num_extra_forwards
+
+
+def test_what_fails_while_the_next_window_is_made_is_raised_in_its_place() -> None:
+    def items() -> Iterator[list[int]]:
+        yield from ([n] for n in range(1, 30))
+        raise KeyError("the source broke")
+
+    results = Runner(FakeSteps(), BatchConfig(window_rows=10)).run(items())  # type: ignore[arg-type]
+    assert [next(results) for _ in range(10)] == [[2.0 * n] for n in range(1, 11)]
+    with pytest.raises(KeyError, match="the source broke"):
+        list(results)
+
+
+def test_closing_the_results_ends_the_thread_that_preprocesses() -> None:
+    results = Runner(FakeSteps(), BatchConfig(window_rows=10)).run([n] for n in itertools.count(1))  # type: ignore[arg-type]
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("preprocess")]
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
