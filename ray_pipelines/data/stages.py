@@ -53,7 +53,7 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
         predicted = dataset.map_batches(PipelineWorker, **window, **workers)
         if setup.is_counted:
             return predicted
-        # What a worker has done of a large block goes on at once (Ray makes both one operator); a job's blocks are files.
+        # Done parts of a large block go on at once (Ray makes both one operator); the blocks of a job are its files.
         return predicted.repartition(target_num_rows_per_block=setup.batch.rows_per_call)
     # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
     num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
