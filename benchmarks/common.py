@@ -163,6 +163,7 @@ def bars(name: str, title: str, values: Mapping[str, float], unit: str, ours: Se
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["svg.fonttype"] = "none"
     plt.rcParams["svg.hashsalt"] = "ray_pipelines"
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(values) + 1.0))
     names = list(values)[::-1]

@@ -193,7 +193,7 @@ class BatchConfig(_Config):
     window_rows: int | None = Field(
         None,
         gt=0,
-        description="Rows that are sorted by length before they are cut into batches; unset, at least 256, and as many "
+        description="Rows that are sorted by length before they are cut into batches; unset, at least 512, and as many "
         "as fill 32 batches.",
     )
     window_chunks: int | None = Field(

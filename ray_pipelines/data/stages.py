@@ -31,12 +31,13 @@ TASKS_IN_FLIGHT = 4
 def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
     """The dataset through the pipeline's stages: one fused stage; CPU, forward and CPU stages; or those of chunks."""
     workers: dict[str, Any] = {
-        # The next block is fetched, and the last one sent, while a worker computes.
+        # The next block is fetched, and the last one sent, while a GPU computes. On a CPU the second thread of a worker
+        # would have one OpenMP thread of its own, and the forward ran on one core.
         "compute": ActorPoolStrategy(
             min_size=plan.min_workers,
             max_size=plan.max_workers,
             max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
-            max_concurrent_calls_per_actor=2,
+            max_concurrent_calls_per_actor=2 if plan.num_gpus else 1,
         ),
         "num_cpus": plan.num_cpus,
         "num_gpus": plan.num_gpus,

@@ -23,7 +23,7 @@ from ray_pipelines.errors import RowError, attempt
 
 __all__ = ["Item", "Many", "Window", "Windows", "exploded", "prefetched"]
 
-WINDOW_ROWS = 256
+WINDOW_ROWS = 512
 MAX_WINDOW_ROWS = 4096
 WINDOW_BYTES = 256 << 20
 
