@@ -31,7 +31,8 @@ class Progress:
         num_blocks: Blocks that are written.
         elapsed_s: Seconds since the start.
         first_block_s: Seconds until the first block was written: the start-up.
-        written: When each block was written, and its rows.
+        first_written: When the first block was written, by the clock of who wrote it, and its rows.
+        last_written_s: When the last was.
         reasons: How often each stage and type of error occurred.
         results_files, dead_letters_files: Files that are written, below the output's folder.
         timeline: (elapsed_s, num_rows) after some of the blocks, evenly spread and bounded in number.
@@ -48,7 +49,8 @@ class Progress:
     num_blocks: int = 0
     elapsed_s: float = 0.0
     first_block_s: float = 0.0
-    written: list[tuple[float, int]] = field(default_factory=list)
+    first_written: tuple[float, int] | None = None
+    last_written_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     results_files: list[str] = field(default_factory=list)
     dead_letters_files: list[str] = field(default_factory=list)
@@ -66,7 +68,9 @@ class Progress:
         self.counters.add(Counters.from_json(block["counters"]))
         if self.num_blocks == 1:
             self.first_block_s = elapsed_s
-        self.written.append((block["written_s"], block["num_rows"]))
+        written = (block["written_s"], block["num_rows"])
+        self.first_written = min(self.first_written or written, written)
+        self.last_written_s = max(self.last_written_s, written[0])
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
         self.samples += block.get("samples") or []
         self._note_time()
@@ -96,8 +100,8 @@ class Progress:
     @property
     def rows_per_s(self) -> float:
         """Rows per second after the first block, by the clocks of those who wrote; over all if there is no other."""
-        first_s, first_rows = min(self.written, default=(0.0, 0))
-        seconds = max(self.written, default=(0.0, 0))[0] - first_s
+        first_s, first_rows = self.first_written or (0.0, 0)
+        seconds = self.last_written_s - first_s
         if self.num_blocks > 1 and seconds > 0:
             return (self.num_rows - first_rows) / seconds
         return self.num_rows / self.elapsed_s if self.elapsed_s else 0.0

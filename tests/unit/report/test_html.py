@@ -29,6 +29,7 @@ def report_of(**changes: Any) -> RunReport:
     progress = Progress(num_rows_expected=40, plan="1 x (1 CPU, 2 threads)", counters=counters)
     for block in range(4):
         stats: dict[str, Any] = {"num_rows": 10, "num_errors": 1, "counters": "{}", "results_file": f"r{block}"}
+        stats["written_s"] = float(block)
         stats |= {"errors": [{"reason": f"decode: {ATTACK}", "count": 1}], "dead_letters_file": None}
         progress.add(stats, elapsed_s=2.0 + block)
     provenance = {"task": "text-classification", "model": f"me/{ATTACK}", "run_id": "r", "parameters": {"a": ATTACK}}
@@ -135,6 +136,7 @@ def test_the_timeline_stays_bounded_and_reaches_the_end() -> None:
         "num_rows": 2,
         "num_errors": 0,
         "counters": "{}",
+        "written_s": 0.0,
         "errors": [],
         "results_file": "",
         "dead_letters_file": "",
