@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ray_pipelines.config import Job
     from ray_pipelines.data.arguments import pipeline
     from ray_pipelines.data.job import JobResult, check_job, run_job
+    from ray_pipelines.data.output import RunOutput, read_output
     from ray_pipelines.data.pipeline import PipelineSpec
+    from ray_pipelines.data.retry import job_of_retry, retry_job
     from ray_pipelines.errors import (
         ConfigError,
         JobError,
@@ -42,10 +44,14 @@ __all__ = [
     "RayPipelinesError",
     "ResourceError",
     "RowError",
+    "RunOutput",
     "TooManyErrors",
     "check_job",
+    "job_of_retry",
     "pipeline",
     "read_job",
+    "read_output",
+    "retry_job",
     "run_job",
     "tasks",
 ]
@@ -59,6 +65,10 @@ _MODULES = {
     "Job": "config",
     "read_job": "job_file",
     "JobResult": "data.job",
+    "RunOutput": "data.output",
+    "read_output": "data.output",
+    "job_of_retry": "data.retry",
+    "retry_job": "data.retry",
     "check_job": "data.job",
     "run_job": "data.job",
     "PipelineSpec": "data.pipeline",

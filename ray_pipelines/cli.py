@@ -161,6 +161,34 @@ def submit(
 
 
 @app.command(epilog=EPILOG)
+def retry(
+    output: Annotated[str, typer.Argument(help="The output of a finished run: its write.path.", metavar="OUTPUT")],
+    settings: Settings = None,
+) -> None:
+    """Run the dead letters of a finished run again; healed rows move to the results.
+
+    The rows are read again from the input. Settings may change, except for what would not fit the other results. A
+    retry that is interrupted loses nothing: start it again.
+
+    Example: ray-pipelines retry s3://bucket/out --set batch.max_size=1
+    """
+    from ray_pipelines.data.retry import job_of_retry, retry_job
+    from ray_pipelines.report.terminal import filtered_stderr, live_progress
+
+    try:
+        job = job_of_retry(output, settings or [])
+        with filtered_stderr() as console, live_progress(console) as display:
+            result = retry_job(job, display)
+    except RayPipelinesError as error:
+        _fail(error, error.exit_status)
+    if result is None:
+        out.print(f"{escape(output)} has no dead letters.")
+        raise typer.Exit(EXIT_DONE)
+    _show(result, job)
+    raise typer.Exit(EXIT_DEAD_LETTERS if result.report.num_errors else EXIT_DONE)
+
+
+@app.command(epilog=EPILOG)
 def check(job_file: JobFile, settings: Settings = None) -> None:
     """Check a job without running it: settings, parameters, columns, folders.
 

@@ -8,7 +8,7 @@
     write: {path: s3://bucket/out/}     to where
     workers, batch, limits              how; the defaults are meant to be kept
     optimize: {int8: true}              what makes the model cheaper, each off unless asked
-    max_error_rate                      when to give up
+    max_error_rate, max_errors          when to give up
 
 `job_file.py` reads it.
 """
@@ -254,8 +254,10 @@ class WriteConfig(_Config):
     filesystem: FilesystemConfig | None = Field(
         None, description="How the output is reached; unset, as read.filesystem says."
     )
-    mode: Literal["error", "overwrite"] = Field(
-        "error", description="What to do if the folder holds the output of a finished run."
+    mode: Literal["resume", "error", "overwrite"] = Field(
+        "resume",
+        description="resume: go on with an unfinished run of the same configuration, refuse a finished or a different "
+        "one; error: refuse both; overwrite: start anew, and replace what is there when the new run is finished.",
     )
 
 
@@ -291,6 +293,9 @@ class Job(_Config):
     )
     max_error_rate: float = Field(
         0.5, ge=0, le=1, description="The job fails once more than this share of the rows has failed."
+    )
+    max_errors: int | None = Field(
+        None, ge=0, description="The job fails once more rows than this have failed; unset, only the share counts."
     )
     verify: int = Field(
         0,

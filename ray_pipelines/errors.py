@@ -5,7 +5,7 @@
     ├── JobError             the job was right, but it failed                     exit status 1
     │   ├── ModelLoadError   a model, tokenizer or processor could not be loaded
     │   ├── ResourceError    the cluster cannot hold the plan
-    │   └── TooManyErrors    more rows failed than `max_error_rate` allows
+    │   └── TooManyErrors    more rows failed than `max_error_rate` or `max_errors` allow
     └── RowError             one row failed: its dead letter (a value, or raised on request)
 
 A failure of one row never leaves the row: `attempt` turns it into a `RowError`, which travels beside the results. The
@@ -85,7 +85,7 @@ class ResourceError(JobError):
 
 
 class TooManyErrors(JobError):
-    """More rows failed than `max_error_rate` allows."""
+    """More rows failed than `max_error_rate` or `max_errors` allow."""
 
 
 class InvalidRow(ValueError):

@@ -18,7 +18,7 @@ from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error
 
-__all__ = ["job_schema", "read_job", "read_values", "validate_job"]
+__all__ = ["apply_override", "job_schema", "read_job", "read_values", "validate_job"]
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -54,7 +54,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping with task, read and write; got {type(values).__name__}.")
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return values
 
 
@@ -108,7 +108,8 @@ def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[
     return problems
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Changes one setting of a job file's values in place, as `a.b=c` says."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected a.b=value.")

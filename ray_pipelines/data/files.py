@@ -56,11 +56,13 @@ class SourceFile:
         path: As fsspec opens it.
         num_bytes: Its size.
         partition: Values of its hive partition columns, from its path.
+        version: What changes when the content does: the store's ETag or generation, else the time of the last change.
     """
 
     path: str
     num_bytes: int
     partition: dict[str, str | None] = field(default_factory=dict)
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def _address_problem(path: str, filesystem: FilesystemConfig) -> str | None:
 def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
     try:
         filesystem, root = filesystem_of(path, config)
+        filesystem.invalidate_cache()
         is_pattern = any(character in root for character in "*?[") and not filesystem.exists(root)
         named = not is_pattern and filesystem.isfile(root)
         if is_pattern:
@@ -194,9 +197,15 @@ def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
         hidden = any(part.startswith((".", "_")) for part in name.removeprefix(base).split("/") if part)
         if (named or not hidden) and _is_file(name, info, filesystem):
             uri = filesystem.unstrip_protocol(name) if "://" in path else name
-            files.append(_Found(SourceFile(uri, int(info.get("size") or 0), partition_values(name)), named))
+            size = int(info.get("size") or 0)
+            files.append(_Found(SourceFile(uri, size, partition_values(name), _version(info)), named))
     beside_arrow = any(extension(each.file.path) == ".arrow" for each in files)
     return [each for each in files if not (beside_arrow and posixpath.basename(each.file.path) in SAVED_DATASET_FILES)]
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    known = (info.get(key) for key in ("ETag", "etag", "generation", "version_id", "mtime", "LastModified", "modified"))
+    return next((str(value).strip('"') for value in known if value), "")
 
 
 def _is_file(name: str, info: Mapping[str, Any], filesystem: Any) -> bool:

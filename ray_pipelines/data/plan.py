@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from ray_pipelines.config import Job
+from ray_pipelines.data.execute import job_error, spec_of_job
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_unit, units_of_file
-from ray_pipelines.data.job import check_job, job_error, spec_of_job, start_ray
+from ray_pipelines.data.job import check_job, start_ray
 from ray_pipelines.data.read import Input, read_dataset
 from ray_pipelines.data.reporting import inputs_of, save_forecast
+from ray_pipelines.data.resume import Remaining
+from ray_pipelines.data.run_state import inventory_of
 from ray_pipelines.data.workers import ERROR_COLUMN, PipelineWorker
 from ray_pipelines.errors import JobError
 from ray_pipelines.report.figures import Figures
@@ -58,7 +61,9 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
 
     spec, nodes = spec_of_job(job), cluster_nodes()
     workers = plan_workers(job.workers, spec.planned_task(), nodes)
-    rows, known = read_dataset(source, job)
+    inventory = inventory_of(job, source)
+    known = inventory.num_rows
+    rows = read_dataset(source, [Remaining(unit) for unit in inventory.all_units], job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
     setup = spec.worker_setup(source.inputs, workers, rows, prediction_type)
     workers = plan_chunks(rows, setup, workers, nodes, known)

@@ -2,25 +2,29 @@
 
 Built on Ray Data's `Datasource`: one read task takes some units (files, or row groups of a Parquet file) and streams
 them. Only the columns that the task needs and the results keep are read. Blocks are cut to `read.rows_per_block` rows,
-the unit of work and of output: one large file is spread over all workers, many small ones are gathered.
+the unit of work and of output: one large file is spread over all workers, many small ones are gathered. Rows that an
+interrupted run has written are left out, files of which all rows are written are not opened.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyroaring import BitMap64
 
 from ray_pipelines import tasks
 from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
 from ray_pipelines.data.counting import add_counters
 from ray_pipelines.data.files import SourceFile, find_files
-from ray_pipelines.data.formats import Unit, read_units, sample_schema, units_of_file
+from ray_pipelines.data.formats import ROW_COLUMN, read_units, sample_schema
+from ray_pipelines.data.inventory import PlannedUnit
+from ray_pipelines.data.resume import Remaining
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
@@ -29,10 +33,13 @@ from ray_pipelines.validation import did_you_mean
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["Input", "describe_input", "read_dataset"]
+__all__ = ["ID_COLUMN", "UNIT_ROWS_COLUMN", "Input", "describe_input", "read_dataset"]
 
 READ_CPUS = 0.5
-METADATA_THREADS = 16
+ID_COLUMN = "__id"
+"""The integer that a row is known by (`inventory.py`)."""
+UNIT_ROWS_COLUMN = "__unit_rows"
+"""Beside the last row of a unit: how many rows the unit has."""
 
 
 @dataclass(frozen=True)
@@ -102,29 +109,16 @@ def describe_input(job: Job) -> Input:
     )
 
 
-def read_dataset(source: Input, job: Job) -> tuple[Dataset, int | None]:
-    """The dataset of `source`, lazy, and its number of rows where the files tell."""
+def read_dataset(source: Input, units: Sequence[Remaining], job: Job) -> Dataset:
+    """The rows of `units` that are not written yet, as a lazy dataset."""
     import ray
 
-    with ThreadPoolExecutor(METADATA_THREADS) as threads:
-        units = [
-            unit
-            for of_file in threads.map(
-                partial(units_of_file, read_format=source.read_format, filesystem=source.filesystem), source.files
-            )
-            for unit in of_file
-        ]
     datasource = _datasource(units, source, job.read.rows_per_block)
     dataset = ray.data.read_datasource(datasource, num_cpus=READ_CPUS)
-    known = [unit.num_rows for unit in units if unit.num_rows is not None]
-    num_rows = sum(known) if len(known) == len(units) else None
-    if job.read.limit is not None:
-        dataset = dataset.limit(job.read.limit)
-        num_rows = min(num_rows, job.read.limit) if num_rows is not None else None
-    return dataset.repartition(target_num_rows_per_block=job.read.rows_per_block), num_rows
+    return dataset.repartition(target_num_rows_per_block=job.read.rows_per_block)
 
 
-def _datasource(units: Sequence[Unit], source: Input, rows_per_table: int) -> Any:
+def _datasource(units: Sequence[Remaining], source: Input, rows_per_table: int) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
@@ -135,7 +129,8 @@ def _datasource(units: Sequence[Unit], source: Input, rows_per_table: int) -> An
             return f"Read{source.read_format.capitalize()}"
 
         def estimate_inmemory_data_size(self) -> int | None:
-            return sum(file.num_bytes for file in source.files)
+            sizes = {unit.planned.source: unit.planned.unit.file.num_bytes for unit in units}
+            return sum(sizes.values())
 
         def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[Any]:
             num_tasks = max(1, min(parallelism, len(units)))
@@ -152,8 +147,51 @@ def _datasource(units: Sequence[Unit], source: Input, rows_per_table: int) -> An
     return UnitDatasource()
 
 
-def _read_units(units: Sequence[Unit], source: Input, rows_per_table: int) -> Iterator[pa.Table]:
+def _read_units(units: Sequence[Remaining], source: Input, rows_per_table: int) -> Iterator[pa.Table]:
+    def wanted(index: int, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        return wanted_rows(numbered(tables, units[index].planned), units[index])
+
     start_s = time.perf_counter()
-    for table in read_units(units, source.read_format, source.schema, rows_per_table, source.filesystem):
+    all_units = [unit.planned.unit for unit in units]
+    for table in read_units(all_units, source.read_format, source.schema, rows_per_table, source.filesystem, wanted):
         yield add_counters(table, Counters(read_s=time.perf_counter() - start_s))
         start_s = time.perf_counter()
+
+
+def numbered(tables: Iterable[pa.Table], planned: PlannedUnit) -> Iterator[pa.Table]:
+    """The tables of a unit with the integer of each row, and the number of the unit's rows beside the last one."""
+    num_rows = 0
+    held: pa.Table | None = None
+    for table in tables:
+        if planned.max_rows is not None:
+            table = table.slice(0, planned.max_rows - num_rows)
+        if not table.num_rows:
+            continue
+        if held is not None:
+            yield _with_unit_rows(held, None)
+        num_rows += table.num_rows
+        ids = pc.add(table[ROW_COLUMN], pa.scalar(planned.base, pa.int64()))
+        held = table.append_column(ID_COLUMN, ids)
+        if num_rows == planned.max_rows:
+            break
+    if held is not None:
+        yield _with_unit_rows(held, num_rows)
+
+
+def _with_unit_rows(table: pa.Table, num_rows: int | None) -> pa.Table:
+    values = pa.array([*[None] * (table.num_rows - 1), num_rows], type=pa.int64())
+    return table.append_column(UNIT_ROWS_COLUMN, values)
+
+
+def wanted_rows(tables: Iterable[pa.Table], unit: Remaining) -> Iterator[pa.Table]:
+    """The rows that are not written yet, or the only ones that are wanted."""
+    listed = unit.only if unit.only is not None else unit.skip
+    if listed is None:
+        yield from tables
+        return
+    rows = pa.array(BitMap64.deserialize(listed), type=pa.int64())
+    for table in tables:
+        found = pc.is_in(table[ID_COLUMN], value_set=rows)
+        kept = table.filter(found if unit.only is not None else pc.invert(found))
+        if kept.num_rows:
+            yield kept

@@ -15,9 +15,9 @@ from ray_pipelines import media, tasks
 from ray_pipelines.config import Job, split_inputs
 from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
+from ray_pipelines.data.output import HTML_REPORT, REPORT, Output
 from ray_pipelines.data.sampling import place_of, prediction_of, read_places, rows_to_show
 from ray_pipelines.data.verify import certify
-from ray_pipelines.data.write import HTML_REPORT, REPORT, Output
 from ray_pipelines.errors import RowError, attempt
 from ray_pipelines.report.forecast import Forecast
 from ray_pipelines.report.html import html_report

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ray_pipelines.engine.counters import Counters
@@ -34,7 +35,7 @@ class Progress:
         first_written: When the first block was written, by the clock of who wrote it, and its rows.
         last_written_s: When the last was.
         reasons: How often each stage and type of error occurred.
-        results_files, dead_letters_files: Files that are written, below the output's folder.
+        num_rows_before: Rows of these that an earlier, interrupted run has written.
         timeline: (elapsed_s, num_rows) after some of the blocks, evenly spread and bounded in number.
         samples: Some of the rows with results, as `data/sampling.py` picks them.
         forecast: How long the run would take, foretold by a plan or by its own first rows.
@@ -52,8 +53,7 @@ class Progress:
     first_written: tuple[float, int] | None = None
     last_written_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
-    results_files: list[str] = field(default_factory=list)
-    dead_letters_files: list[str] = field(default_factory=list)
+    num_rows_before: int = 0
     timeline: list[tuple[float, int]] = field(default_factory=list)
     samples: list[Mapping[str, Any]] = field(default_factory=list)
     forecast: Forecast | None = None
@@ -74,10 +74,6 @@ class Progress:
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
         self.samples += block.get("samples") or []
         self._note_time()
-        if block["results_file"]:
-            self.results_files.append(block["results_file"])
-        if block["dead_letters_file"]:
-            self.dead_letters_files.append(block["dead_letters_file"])
 
     def _note_time(self) -> None:
         if self.num_blocks % self._points_apart:
@@ -103,8 +99,8 @@ class Progress:
         first_s, first_rows = self.first_written or (0.0, 0)
         seconds = self.last_written_s - first_s
         if self.num_blocks > 1 and seconds > 0:
-            return (self.num_rows - first_rows) / seconds
-        return self.num_rows / self.elapsed_s if self.elapsed_s else 0.0
+            return (self.num_rows - self.num_rows_before - first_rows) / seconds
+        return (self.num_rows - self.num_rows_before) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def figures(self) -> Figures:
@@ -119,6 +115,7 @@ class RunReport:
     Attributes:
         provenance: Run id, task, model and its commit, parameters, versions.
         num_rows: Rows of the input.
+        num_rows_before: Rows of these that an earlier, interrupted run has written.
         num_results: Rows with a prediction.
         num_errors: Dead letters.
         reasons: How often each stage and type of error occurred.
@@ -138,6 +135,7 @@ class RunReport:
 
     provenance: Mapping[str, Any]
     num_rows: int
+    num_rows_before: int
     num_results: int
     num_errors: int
     reasons: Mapping[str, int]
@@ -161,12 +159,14 @@ class RunReport:
         progress: Progress,
         provenance: Mapping[str, Any],
         elapsed_s: float,
+        files: Mapping[str, Sequence[str]] = MappingProxyType({}),
         agreement: Agreement | None = None,
     ) -> RunReport:
-        """The report of a run whose last block is written."""
+        """The report of a run whose last block is written, in `files` of results and dead letters."""
         return cls(
             provenance=provenance,
             num_rows=progress.num_rows,
+            num_rows_before=progress.num_rows_before,
             num_results=progress.num_rows - progress.num_errors,
             num_errors=progress.num_errors,
             reasons=dict(progress.reasons.most_common()),
@@ -175,8 +175,8 @@ class RunReport:
             rows_per_s=progress.rows_per_s,
             plan=progress.plan,
             figures=progress.figures,
-            results_files=tuple(sorted(progress.results_files)),
-            dead_letters_files=tuple(sorted(progress.dead_letters_files)),
+            results_files=tuple(files.get("results", ())),
+            dead_letters_files=tuple(files.get("dead_letters", ())),
             agreement=agreement,
             timeline=tuple(progress.timeline),
             cost_counts=dict(progress.counters.cost_counts),
@@ -204,6 +204,7 @@ class RunReport:
         return {
             **self.provenance,
             **self.counts(),
+            "num_rows_before": self.num_rows_before,
             "errors": dict(self.reasons),
             "elapsed_s": round(self.elapsed_s, 3),
             "startup_s": round(self.startup_s, 3),

@@ -127,7 +127,8 @@ def summary_table(report: RunReport, path: str) -> Table:
     table = Table(title=f"{report.provenance['task']} with {report.provenance['model']}", show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("rows", f"{report.num_rows:,}")
+    before = f", {report.num_rows_before:,} of them by an earlier, interrupted run" if report.num_rows_before else ""
+    table.add_row("rows", f"{report.num_rows:,}{before}")
     table.add_row("results", f"{report.num_results:,}  in {path}/results/")
     if report.num_errors:
         table.add_row("dead letters", f"[red]{report.num_errors:,}[/]  in {path}/dead_letters/")

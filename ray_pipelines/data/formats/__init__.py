@@ -9,7 +9,7 @@ all blocks. A storage that does not answer at all ends the job instead: its file
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -101,8 +101,17 @@ def read_units(
     schema: pa.Schema,
     rows_per_table: int,
     filesystem: FilesystemConfig,
+    of_unit: Callable[[int, Iterator[pa.Table]], Iterator[pa.Table]] = lambda index, tables: tables,
 ) -> Iterator[pa.Table]:
     """The rows of many units, in order; small files are read several at a time, as each is mostly waiting.
+
+    Args:
+        units: What to read.
+        read_format: Their format.
+        schema: The columns to read, and their types.
+        rows_per_table: Rows of one table at most.
+        filesystem: How they are reached.
+        of_unit: What becomes of the tables of the unit at an index.
 
     Raises:
         JobError: The storage does not answer.
@@ -110,11 +119,15 @@ def read_units(
     read = partial(
         read_unit, read_format=read_format, schema=schema, rows_per_table=rows_per_table, filesystem=filesystem
     )
+
+    def tables_of(index: int) -> Iterator[pa.Table]:
+        return of_unit(index, read(units[index]))
+
     ahead: deque[Iterator[pa.Table] | Future[list[pa.Table]]] = deque()
     with ThreadPoolExecutor(THREADS) as threads:
-        for unit in units:
+        for index, unit in enumerate(units):
             is_small = unit.file.num_bytes < SMALL_FILE_BYTES
-            ahead.append(threads.submit(lambda unit: list(read(unit)), unit) if is_small else read(unit))
+            ahead.append(threads.submit(lambda index: list(tables_of(index)), index) if is_small else tables_of(index))
             if len(ahead) > SMALL_FILES_AHEAD:
                 yield from _tables(ahead.popleft())
         while ahead:

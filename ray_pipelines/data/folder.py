@@ -1,0 +1,130 @@
+"""Folders of small files on any filesystem, written so that nobody ever sees half a file.
+
+A local file is written under a hidden name and renamed. An object store shows an object when it is whole; there is no
+rename, and none is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from ray_pipelines.storage import FilesystemConfig, filesystem_of
+
+__all__ = ["Folder"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder.
+
+    Attributes:
+        path: An absolute path or a URI: the tasks that write may run in another working directory.
+        filesystem: How it is reached.
+    """
+
+    path: str
+    filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
+
+    @classmethod
+    def of(cls, path: str, filesystem: FilesystemConfig) -> Folder:
+        """The folder that a user names."""
+        absolute = path if "://" in path else str(Path(path).absolute())
+        return cls(absolute.rstrip("/"), filesystem)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is a path of this machine, or of a mount that looks like one."""
+        return isinstance(self._filesystem()[0], LocalFileSystem)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes the file `name`, whole or not at all, in place of one of that name."""
+        filesystem, root = self._filesystem()
+        path = f"{root}/{name}"
+        if not isinstance(filesystem, LocalFileSystem):
+            filesystem.pipe_file(path, data)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with hidden.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(target)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Writes `values` as the file called `name`."""
+        self.write(name, json.dumps(values, indent=2, default=str).encode())
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or None if there is none of that name."""
+        filesystem, root = self._filesystem()
+        try:
+            data = filesystem.cat_file(f"{root}/{name}")
+        except FileNotFoundError:
+            return None
+        assert isinstance(data, bytes)
+        return data
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The object in a JSON file, or None if there is none of that name."""
+        data = self.read(name)
+        if data is None:
+            return None
+        values = json.loads(data)
+        assert isinstance(values, dict)
+        return values
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Name and bytes of every file below a folder of this one, as they are now; hidden files too."""
+        filesystem, root = self._filesystem()
+        filesystem.invalidate_cache()
+        top = f"{root}/{below}".rstrip("/")
+        found = filesystem.find(top, detail=True)
+        return {posixpath.relpath(path, root): int(info.get("size") or 0) for path, info in found.items()}
+
+    def top_names(self) -> set[str]:
+        """The names that stand in the folder itself; empty if it does not exist."""
+        filesystem, root = self._filesystem()
+        filesystem.invalidate_cache()
+        try:
+            return {posixpath.basename(name.rstrip("/")) for name in filesystem.ls(root, detail=False)}
+        except FileNotFoundError:
+            return set()
+
+    def is_file(self) -> bool:
+        """Whether the path is a file and no folder."""
+        filesystem, root = self._filesystem()
+        return bool(filesystem.isfile(root))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes files; one that is gone already is none too many."""
+        filesystem, root = self._filesystem()
+        paths = [f"{root}/{name}" for name in names]
+        if isinstance(filesystem, LocalFileSystem):
+            for path in paths:
+                Path(path).unlink(missing_ok=True)
+        elif paths:
+            filesystem.rm(paths)
+
+    def arrow(self) -> tuple[Any, str]:
+        """The filesystem as pyarrow takes it, and the folder's path in it."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+        from pyarrow.fs import LocalFileSystem as ArrowLocal
+
+        filesystem, root = self._filesystem()
+        if isinstance(filesystem, LocalFileSystem):
+            return ArrowLocal(), root
+        return PyFileSystem(FSSpecHandler(filesystem)), root
+
+    def _filesystem(self) -> tuple[Any, str]:
+        return filesystem_of(self.path, self.filesystem)

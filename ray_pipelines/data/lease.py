@@ -1,0 +1,160 @@
+"""One run at a time in a folder: a file that says who writes, renewed while it does.
+
+A run that finds another's lease looks whether that one still lives: on the same machine by its process; anywhere else
+by waiting a while for the next renewal. No clocks are compared. A run that was paused for so long that another has
+taken its place notices at its next renewal and gives up. Even two runs at once could not double a row, as the ledger
+tells (`resume.py`); the lease saves their work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray_pipelines.data.folder import Folder
+from ray_pipelines.errors import ConfigError, JobError
+
+__all__ = ["LEASE", "Lease", "hold_lease"]
+
+LEASE = "_run/lease.json"
+RENEWAL_S = 5.0
+PATIENCE_S = 15.0
+"""How long a lease of another machine must stay as it is to be taken for dead."""
+SETTLING_S = 0.5
+
+
+class Lease:
+    """A lease that this process holds.
+
+    Args:
+        folder: The folder that is written to.
+        run_id: What the holder calls itself.
+    """
+
+    def __init__(self, folder: Folder, run_id: str) -> None:
+        self._folder = folder
+        self._me = {"run_id": run_id, "token": uuid.uuid4().hex, "started": time.time(), **_this_process()}
+        self._renewals = 0
+        self._lost_to: Mapping[str, Any] | None = None
+        self._released = threading.Event()
+
+    def write(self) -> None:
+        """Writes the lease anew."""
+        self._renewals += 1
+        self._folder.write_json(LEASE, {**self._me, "renewals": self._renewals})
+
+    def is_mine(self) -> bool:
+        """Whether nobody else has taken the folder."""
+        found = self._folder.read_json(LEASE)
+        if found is not None and found.get("token") != self._me["token"]:
+            self._lost_to = found
+        return self._lost_to is None
+
+    def check(self) -> None:
+        """Raises if another run has taken the folder.
+
+        Raises:
+            JobError: It has.
+        """
+        if self._lost_to is not None:
+            raise JobError(
+                f"write.path: {self._folder.path} was taken over by {describe(self._lost_to)}, as this run did not "
+                "renew its lease in time. What was written stays; run it again when the other has ended."
+            )
+
+    def renew_until_released(self) -> None:
+        """Renews the lease every few seconds; ends when it is released or lost."""
+        while not self._released.wait(RENEWAL_S):
+            try:
+                if not self.is_mine():
+                    return
+                self.write()
+            except OSError:
+                # A store that cannot be reached for a moment: the next renewal may succeed.
+                continue
+
+    def release(self) -> None:
+        """Ends the renewals and removes the lease."""
+        self._released.set()
+        if self.is_mine():
+            self._folder.remove([LEASE])
+
+
+@contextmanager
+def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Lease]:
+    """Holds the lease of a folder while the block runs.
+
+    Args:
+        folder: The folder to write to.
+        run_id: What the holder calls itself.
+        sleep: Waits; an argument for tests.
+
+    Raises:
+        ConfigError: Another run writes to the folder.
+    """
+    _wait_until_free(folder, sleep)
+    lease = Lease(folder, run_id)
+    lease.write()
+    if not folder.is_local:
+        sleep(SETTLING_S)
+    if not lease.is_mine():
+        raise ConfigError(f"write.path: {folder.path} was taken by another run at the same moment. Choose another.")
+    thread = threading.Thread(target=lease.renew_until_released, daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _wait_until_free(folder: Folder, sleep: Callable[[float], None]) -> None:
+    found = folder.read_json(LEASE)
+    if found is None:
+        return
+    here = _this_process()
+    if found.get("machine") and found["machine"] == here["machine"]:
+        if _start_of_process(int(found["pid"])) != found["process_start"]:
+            return
+        raise _taken(folder, found)
+    sleep(PATIENCE_S)
+    if folder.read_json(LEASE) not in (None, found):
+        raise _taken(folder, found)
+
+
+def _taken(folder: Folder, found: Mapping[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"write.path: {folder.path} is being written to by {describe(found)}. Wait until it ends, or choose another "
+        "folder."
+    )
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A lease for people."""
+    return f"run {found.get('run_id')} (process {found.get('pid')} on {found.get('host')})"
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells this process from all others, on machines that say so."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        machine = ""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": machine, "pid": pid, "process_start": _start_of_process(pid)}
+
+
+def _start_of_process(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; None if there is no such process, or it is a zombie."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] == "Z" else after_name[19]

@@ -1,0 +1,195 @@
+"""The folder that a run writes to, and how to read it.
+
+    <write.path>/
+      results/part-….parquet        the kept columns of the input and the prediction
+      dead_letters/part-….parquet   id, source, row, stage, error_type, message, attempt, the kept columns as `input`
+      manifest.json                 which files belong to the run; written last, when all of them are there
+      report.json, report.html      what the run did and measured
+      _run/                         what an interrupted run needs to go on: run.json, sources-….parquet, commits/, lease
+
+A reader that follows the manifest (`read_output`) sees a finished run or none. When a run has ended, the folders hold
+exactly the files of the manifest, so that tools which read whole folders are right too.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_pipelines.config import FilesystemConfig, Job
+from ray_pipelines.data.folder import Folder
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.storage import explain, storage_errors
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["DEAD_LETTERS", "HTML_REPORT", "MANIFEST", "REPORT", "RESULTS", "RUN", "Output", "RunOutput", "read_output"]
+
+RESULTS, DEAD_LETTERS = "results", "dead_letters"
+MANIFEST, REPORT, HTML_REPORT = "manifest.json", "report.json", "report.html"
+RUN = "_run/run.json"
+OURS = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, "_run"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder that a run writes to.
+
+    Attributes:
+        folder: The folder.
+        file_format: `parquet` or `jsonl`.
+    """
+
+    folder: Folder
+    file_format: str
+
+    @classmethod
+    def of(cls, job: Job) -> Output:
+        """The output that a job names; asked for on the driver, whose environment may hold credentials."""
+        return cls(Folder.of(job.write.path, job.write_filesystem), job.write.format)
+
+    @property
+    def path(self) -> str:
+        """The absolute path or URI."""
+        return self.folder.path
+
+    def problems(self, mode: str) -> list[str]:
+        """Why a run may not write here: a finished run, or files of somebody else."""
+        try:
+            if self.folder.is_file():
+                return [f"write.path: {self.path} is a file; expected a folder."]
+            names = self.folder.top_names()
+        except storage_errors() as error:
+            reason = explain(self.path, error, self.folder.filesystem, "write")
+            return [f"write.path: {self.path} cannot be listed: {reason}"]
+        if names - OURS and not (names & {MANIFEST, "_run"}):
+            found = ", ".join(sorted(names - OURS)[:3])
+            return [f"write.path: {self.path} holds files that no run has written ({found}). Choose another folder."]
+        if MANIFEST in names and mode != "overwrite":
+            return [
+                f"write.path: {self.path} holds the output of a finished run. Choose another folder, or set "
+                "write.mode: overwrite."
+            ]
+        if self.folder.read(RUN) is not None and mode == "error":
+            return [
+                f"write.path: {self.path} holds an unfinished run. Set write.mode: resume to go on with it, or "
+                "overwrite to start anew."
+            ]
+        return []
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Writes `values` as the file called `name`."""
+        self.folder.write_json(name, values)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes `data` as the file called `name`."""
+        self.folder.write(name, data)
+
+    def read_table(self, relative: str) -> pa.Table:
+        """A file of the output."""
+        data = self.folder.read(relative)
+        if data is None:
+            raise FileNotFoundError(f"{self.path}/{relative}")
+        if relative.endswith(".parquet"):
+            return pq.read_table(pa.py_buffer(data))
+        return pa.Table.from_pylist([json.loads(line) for line in data.splitlines()])
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """The output of a finished run.
+
+    Attributes:
+        folder: Its folder.
+        manifest: The manifest: run id, task, model, parameters, versions, counts, files, schemas.
+    """
+
+    folder: Folder
+    manifest: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The absolute path or URI of its folder."""
+        return self.folder.path
+
+    @property
+    def results(self) -> Any:
+        """The results as a lazy `pyarrow.dataset.Dataset` of exactly the run's files."""
+        return self._dataset(RESULTS)
+
+    @property
+    def dead_letters(self) -> Any:
+        """The dead letters, likewise."""
+        return self._dataset(DEAD_LETTERS)
+
+    def files(self, kind: str = RESULTS) -> list[str]:
+        """The paths of the files: of `results`, or of `dead_letters`."""
+        return [f"{self.path}/{name}" for name in self.manifest["files"][kind]]
+
+    def ray_dataset(self, kind: str = RESULTS) -> Dataset:
+        """The results (or `dead_letters`) as a Ray dataset."""
+        import ray.data
+
+        names = self.manifest["files"][kind]
+        if not names:
+            return ray.data.from_arrow(self._schema(kind).empty_table())
+        filesystem, root = self.folder.arrow()
+        paths = [f"{root}/{name}" for name in names]
+        read = ray.data.read_parquet if names[0].endswith(".parquet") else ray.data.read_json
+        return read(paths, filesystem=filesystem)
+
+    def _dataset(self, kind: str) -> Any:
+        import pyarrow.dataset
+
+        names: Sequence[str] = self.manifest["files"][kind]
+        if not names:
+            return pyarrow.dataset.dataset(self._schema(kind).empty_table())
+        filesystem, root = self.folder.arrow()
+        paths = [f"{root}/{name}" for name in names]
+        if not names[0].endswith(".parquet"):
+            return pyarrow.dataset.dataset(paths, format="json", filesystem=filesystem)
+        return pyarrow.dataset.dataset(paths, schema=self._schema(kind), format="parquet", filesystem=filesystem)
+
+    def _schema(self, kind: str) -> pa.Schema:
+        return schema_from_text(self.manifest["schemas"][kind])
+
+
+def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | None = None) -> RunOutput:
+    """The output of a finished run: what its manifest lists, and nothing else.
+
+        output = ray_pipelines.read_output("s3://bucket/out")
+        table = output.results.to_table(columns=["id", "prediction"])
+        failed = output.dead_letters.to_table().to_pylist()
+        dataset = output.ray_dataset()
+
+    Args:
+        path: `write.path` of the job.
+        filesystem: How it is reached, as `write.filesystem` of a job; what it leaves open comes from the environment.
+
+    Raises:
+        ConfigError: There is no finished run.
+    """
+    config = FilesystemConfig.model_validate(filesystem or {})
+    folder = Folder.of(path, config.resolved())
+    manifest = folder.read_json(MANIFEST)
+    if manifest is None:
+        state = "an unfinished run; run the same job again" if folder.read(RUN) is not None else "no manifest.json"
+        raise ConfigError(f"{path}: expected the output of a finished run; found {state}.")
+    return RunOutput(folder, manifest)
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """A schema as text."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """The schema that `schema_to_text` has written."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -1,0 +1,123 @@
+"""The dead letters of a finished run, once more: those that are healed move to the results.
+
+The rows are read again from their files, by position, after a look whether these are still the same. Nothing of the
+finished run is touched until the new manifest is written, which lists the old results, the new ones, and what is dead
+now; a retry that is interrupted goes on when it is started again with the same settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyroaring import BitMap64
+
+from ray_pipelines.config import FilesystemConfig, Job
+from ray_pipelines.data.execute import execute, spec_of_job
+from ray_pipelines.data.inventory import Inventory
+from ray_pipelines.data.job import JobResult, start_ray
+from ray_pipelines.data.lease import hold_lease
+from ray_pipelines.data.output import RESULTS, Output, RunOutput, read_output, schema_from_text
+from ray_pipelines.data.provenance import configuration
+from ray_pipelines.data.read import Input, describe_input
+from ray_pipelines.data.run_state import new_run_id, open_retry
+from ray_pipelines.engine.hub import resolve_model
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.job_file import apply_override, validate_job
+from ray_pipelines.report.metrics import Progress
+
+__all__ = ["job_of_retry", "retry_job"]
+
+FIXED = ("task", "read.path", "read.format", "read.limit", "read.partitions", "read.columns", "write", "output_column")
+"""Settings that a retry cannot change: the healed rows stand beside the others."""
+
+
+def job_of_retry(path: str, overrides: Sequence[str] = (), filesystem: FilesystemConfig | None = None) -> Job:
+    """The job of a finished run with some settings changed, for its dead letters.
+
+    Args:
+        path: The output of the run.
+        overrides: Settings such as `model.revision=v2`; unless they set them, error limits are off, as all of the rows
+            may fail again.
+        filesystem: How the output is reached.
+
+    Raises:
+        ConfigError: There is no finished run, or a setting cannot be changed.
+    """
+    output = read_output(path, filesystem)
+    values: dict[str, Any] = {**output.manifest["job"], "max_error_rate": 1.0, "max_errors": None}
+    values["write"] = {**values["write"], "path": output.path}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
+            raise ConfigError(f"--set {key}: cannot be changed by a retry, as its results join those of the run.")
+        apply_override(values, override)
+    return validate_job(values)
+
+
+def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> JobResult | None:
+    """Runs the dead letters of a finished run again; gives None if there are none.
+
+    Args:
+        job: The job, as `job_of_retry` gives it.
+        on_progress: Called after each block with what is done so far.
+
+    Raises:
+        ConfigError: There is no finished run, files of the dead letters have changed, or results would have other
+            columns.
+        JobError: As for `run_job`.
+    """
+    output = Output.of(job)
+    before = read_output(output.path, job.write_filesystem)
+    if not before.manifest["num_errors"]:
+        return None
+    source = describe_input(job)
+    inventory = _inventory(before)
+    rows = _rows(before, inventory)
+    _check_sources(inventory, source, rows)
+    schema = schema_from_text(before.manifest["schemas"][RESULTS])
+    kept = tuple(name for name in schema.names if name != job.output_column)
+    source = dataclasses.replace(source, kept_columns=kept)
+    start_ray()
+    run_id = new_run_id()
+    with hold_lease(output.folder, run_id) as lease:
+        model = resolve_model(spec_of_job(job).task.name, job.model)
+        run = open_retry(before.manifest, rows, inventory, configuration(job, source, model), output, run_id)
+        report = execute(run, job, source, model, lease, on_progress)
+    return JobResult(report, output)
+
+
+def _inventory(output: RunOutput) -> Inventory:
+    name = output.manifest["sources"]
+    data = output.folder.read(name)
+    if data is None:
+        raise ConfigError(f"{output.path}/{name}: is gone; the dead letters cannot be found in the input without it.")
+    return Inventory.from_bytes(data)
+
+
+def _rows(output: RunOutput, inventory: Inventory) -> BitMap64:
+    """The dead letters as integers."""
+    table = output.dead_letters.to_table(columns=["source", "row"])
+    return BitMap64(inventory.ids_of_rows(table["source"].to_pylist(), table["row"].to_pylist()))
+
+
+def _check_sources(inventory: Inventory, source: Input, rows: BitMap64) -> None:
+    """Raises if a file with dead letters is not what it was.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    changes = inventory.changes(source.files)
+    concerned = {
+        file.path
+        for index, file in enumerate(inventory.files)
+        if rows.range_cardinality((ids := inventory.ids_of_file(index)).start, ids.stop)
+    }
+    problems = dataclasses.replace(
+        changes,
+        changed=tuple(path for path in changes.changed if path in concerned),
+        vanished=tuple(path for path in changes.vanished if path in concerned),
+    ).problems()
+    if problems:
+        raise ConfigError([f"{problem} Their dead letters cannot be found again." for problem in problems])

@@ -1,0 +1,150 @@
+"""The ledger counts every row once, whatever was committed, and says what is left to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyroaring import BitMap64
+
+from ray_pipelines.config import ReadConfig
+from ray_pipelines.data.files import find_files
+from ray_pipelines.data.folder import Folder
+from ray_pipelines.data.inventory import ROW_BITS, Inventory, source_of
+from ray_pipelines.data.lease import LEASE, hold_lease
+from ray_pipelines.data.read import ID_COLUMN, numbered, wanted_rows
+from ray_pipelines.data.resume import COMMITS, Commit, Ledger, OutputFile, remaining_units
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.storage import FilesystemConfig
+
+LOCAL = FilesystemConfig()
+
+
+def folder_of(path: Path) -> Folder:
+    return Folder(str(path), LOCAL)
+
+
+def commit_of(folder: Folder, rows: list[int]) -> Commit:
+    commit = Commit(BitMap64(rows), num_errors=0)
+    path = f"results/part-{commit.name}.parquet"
+    folder.write(path, b"some bytes")
+    commit = Commit(commit.rows, 0, (OutputFile(path, len(rows), 10),))
+    commit.write(folder)
+    return commit
+
+
+def inventory_of(tmp_path: Path, *sizes: int) -> Inventory:
+    (tmp_path / "in").mkdir()
+    for part, size in enumerate(sizes):
+        pq.write_table(pa.table({"n": range(size)}), tmp_path / f"in/{part}.parquet", row_group_size=10)
+    read_format, files = find_files(ReadConfig(path=str(tmp_path / "in")), LOCAL)
+    return Inventory.of(files, read_format, LOCAL)
+
+
+def test_overlapping_commits_count_once_and_those_without_files_not_at_all(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    commit_of(folder, [1, 2, 3])
+    commit_of(folder, [3, 4])
+    lost = commit_of(folder, [7, 8])
+    folder.remove([lost.results[0].path])
+    ledger = Ledger.read(folder)
+    assert set(ledger.done) in ({1, 2, 3}, {3, 4})
+    again = Ledger.read(folder)
+    assert again.done == ledger.done
+    assert not again.add(Commit(BitMap64([2, 3, 4, 9]), 0))
+    assert sum(len(commit.rows) for commit in again.commits()) == len(ledger.done)
+
+
+def test_merged_commits_are_all_there_after_any_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    monkeypatch.setattr("ray_pipelines.data.resume.MERGED_COMMITS", 4)
+    ledger = Ledger(folder)
+    for block in range(10):
+        commit = commit_of(folder, [2 * block, 2 * block + 1])
+        assert ledger.add(commit)
+    assert len([name for name in folder.sizes(COMMITS) if "merged" not in name]) == 2
+    assert Ledger.read(folder).done == BitMap64(range(20))
+
+
+def test_files_that_are_done_are_not_opened_and_rows_that_are_done_are_left_out(tmp_path: Path) -> None:
+    inventory = inventory_of(tmp_path, 25, 25)
+    inventory = Inventory.from_bytes(inventory.to_bytes())
+    first, second = inventory.ids_of_file(0), inventory.ids_of_file(1)
+    ledger = Ledger(folder_of(tmp_path))
+    ledger.add(Commit(BitMap64(range(first.start, first.start + 25)), 0))
+    scattered = [second.start + row for row in range(0, 25, 2)]
+    ledger.add(Commit(BitMap64(scattered), 0))
+    (unit,) = remaining_units(inventory, ledger)
+    assert unit.planned.source == source_of(second.start) == 1
+    table = pa.table({"__row": pa.array(range(25), type=pa.int64())})
+    (left,) = wanted_rows(numbered([table], unit.planned), unit)
+    assert left[ID_COLUMN].to_pylist() == [second.start + row for row in range(1, 25, 2)]
+    ledger.add(Commit(BitMap64(left[ID_COLUMN].to_pylist()), 0))
+    assert remaining_units(inventory, ledger) == []
+    only = BitMap64([second.start + 3])
+    (wanted,) = remaining_units(inventory, Ledger(folder_of(tmp_path)), only)
+    (row,) = wanted_rows(numbered([table], wanted.planned), wanted)
+    assert row[ID_COLUMN].to_pylist() == list(only)
+
+
+def test_limit_cuts_the_first_rows_and_always_the_same(tmp_path: Path) -> None:
+    inventory = inventory_of(tmp_path, 25, 25).limited(30, pa.schema([("n", pa.int64())]), LOCAL)
+    assert inventory.num_rows == 30
+    assert [unit.num_rows for unit in inventory.all_units] == [25, 5]
+    assert Inventory.from_bytes(inventory.to_bytes()) == inventory
+
+
+def test_a_commit_of_neighbours_is_small_and_one_of_scattered_rows_two_bytes_a_row() -> None:
+    dense = Commit(BitMap64(range(5 << ROW_BITS, (5 << ROW_BITS) + 100_000)), 0)
+    scattered = Commit(BitMap64(range(0, 100_000, 7)), 0)
+    assert len(dense.to_json()) < 1000
+    assert len(scattered.to_json()) < 2.7 * len(scattered.rows)
+    assert Commit.from_json(scattered.to_json()) == scattered
+
+
+def test_lease_of_a_living_process_is_kept_and_that_of_a_dead_one_taken(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    first, second = hold_lease(folder, "first"), hold_lease(folder, "second")
+    with first, pytest.raises(ConfigError, match="being written to by run first"), second:
+        raise AssertionError
+    assert folder.read(LEASE) is None
+    with hold_lease(folder, "dead"):
+        left = folder.read_json(LEASE)
+    assert left is not None
+    folder.write_json(LEASE, {**left, "pid": 1 << 22, "process_start": "1"})
+    with hold_lease(folder, "heir") as lease:
+        assert lease.is_mine()
+
+
+def test_lease_of_another_machine_is_taken_only_if_it_is_not_renewed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    elsewhere = {"run_id": "far", "token": "x", "machine": "other", "pid": 1, "process_start": "1", "renewals": 1}
+    folder.write_json(LEASE, elsewhere)
+    with hold_lease(folder, "here", sleep=lambda seconds: None):
+        pass
+    folder.write_json(LEASE, elsewhere)
+
+    def renewed(seconds: float) -> None:
+        folder.write_json(LEASE, {**elsewhere, "renewals": 2})
+
+    with pytest.raises(ConfigError, match="run far"), hold_lease(folder, "here", sleep=renewed):
+        raise AssertionError
+
+
+def test_run_that_lost_its_lease_gives_up(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    with hold_lease(folder, "paused") as lease:
+        folder.write_json(LEASE, {"run_id": "heir", "token": "y", "pid": 1, "host": "h"})
+        assert not lease.is_mine()
+        with pytest.raises(Exception, match="taken over by run heir"):
+            lease.check()
+    assert folder.read(LEASE) is not None
+
+
+def test_local_files_are_never_seen_half_written(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    folder.write("a/b.json", b"1")
+    folder.write("a/b.json", b"22")
+    assert folder.sizes() == {"a/b.json": 2}
