@@ -23,7 +23,8 @@ from ray_pipelines.data.prometheus import METRICS
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PORT, DASHBOARD_PORT, METRICS_PORT = 26379, 28265, 28266
+PORT, DASHBOARD_PORT = 26379, 28265
+METRICS_PORTS = (28266, 28267)
 ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
@@ -58,9 +59,11 @@ def cluster(home: Path) -> Iterator[None]:
     """Two nodes of one CPU and of two, each a `ray start` of its own, with token authentication."""
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as folder:
         head = ["--head", "--num-cpus=2", f"--port={PORT}", f"--dashboard-port={DASHBOARD_PORT}"]
-        head += ["--include-dashboard=true", f"--temp-dir={folder}", "--object-store-memory=200000000"]
-        head += [f"--metrics-export-port={METRICS_PORT}"]
+        head += ["--include-dashboard=true", f"--temp-dir={folder}/head", "--object-store-memory=200000000"]
+        head += [f"--metrics-export-port={METRICS_PORTS[0]}"]
         second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--object-store-memory=200000000"]
+        # On one machine, nodes that share a folder unpack what is uploaded over each other.
+        second += [f"--temp-dir={folder}/second", f"--metrics-export-port={METRICS_PORTS[1]}"]
         env = environment(home, RAY_AUTH_MODE="token", RAY_BACKEND_LOG_LEVEL="fatal")
         nodes = []
         try:
@@ -72,8 +75,9 @@ def cluster(home: Path) -> Iterator[None]:
                 wait_for(nodes[-1], "Ray runtime started")
             yield
         finally:
-            for node in reversed(nodes):
+            for node in nodes:
                 node.terminate()
+            for node in nodes:
                 node.wait(timeout=60)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,11 +93,13 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 
 def exported_names() -> set[str]:
-    """Names of our metrics at the head node's endpoint, once Ray has brought the last of them there."""
+    """Names of our metrics at the endpoints of both nodes, once Ray has brought the last of them there."""
     wanted = METRICS["batch_size"].exported_name
     for _ in range(60):
-        with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as reply:
-            names = set(re.findall(r"^(ray_pipelines_\w+)\{", reply.read().decode(), re.MULTILINE))
+        names: set[str] = set()
+        for port in METRICS_PORTS:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+                names |= set(re.findall(r"^(ray_pipelines_\w+)\{", reply.read().decode(), re.MULTILINE))
         if wanted in names:
             return names
         time.sleep(0.5)
