@@ -46,7 +46,12 @@ __all__ = [
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 ROWS_PER_CALL = 512
 ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
-WriteFormat = Literal["parquet", "jsonl"]
+WriteFormat = Literal["parquet", "jsonl", "webdataset"]
+COMPRESSIONS_OF = {
+    "parquet": ("auto", "none", "zstd", "snappy", "gzip", "lz4"),
+    "jsonl": ("auto", "none", "gzip"),
+    "webdataset": ("auto", "none", "gzip"),
+}
 
 
 class _Config(BaseModel):
@@ -247,7 +252,26 @@ class WriteConfig(_Config):
     """Where results and dead letters go."""
 
     path: str = Field(description="Folder for results/, dead_letters/, manifest.json and report.json; local or a URI.")
-    format: WriteFormat = Field("parquet", description="Format of results and dead letters.")
+    format: WriteFormat = Field(
+        "parquet",
+        description="Format of results and dead letters; webdataset: .tar shards of each row's media and a .json with "
+        "everything else, dead letters as jsonl.",
+    )
+    compression: Literal["auto", "none", "zstd", "snappy", "gzip", "lz4"] = Field(
+        "auto", description="auto is zstd for parquet and none for the others, which also take gzip."
+    )
+    rows_per_row_group: int | None = Field(
+        None, gt=0, description="Rows of one row group of parquet; unset, a file is one group of up to 1,048,576 rows."
+    )
+    rows_per_file: int | None = Field(
+        None,
+        gt=0,
+        description="Rows of one file; unset, read.rows_per_block. More rows make fewer files, and more work to do "
+        "again after a crash, as a file is written and counted whole.",
+    )
+    partition_by: tuple[str, ...] = Field(
+        (), description="Columns whose values become folders of the results, such as language=en."
+    )
     columns: tuple[str, ...] | None = Field(
         None, description="Columns of the input to keep beside the prediction; unset, all."
     )
@@ -259,6 +283,17 @@ class WriteConfig(_Config):
         description="resume: go on with an unfinished run of the same configuration, refuse a finished or a different "
         "one; error: refuse both; overwrite: start anew, and replace what is there when the new run is finished.",
     )
+
+    @model_validator(mode="after")
+    def _options_of_the_format(self) -> WriteConfig:
+        known = COMPRESSIONS_OF[self.format]
+        if self.compression not in known:
+            raise ValueError(
+                f"compression: expected one of {', '.join(known)} for {self.format}; got {self.compression}."
+            )
+        if self.rows_per_row_group is not None and self.format != "parquet":
+            raise ValueError(f"rows_per_row_group: has no effect on {self.format}. Drop it, or write parquet.")
+        return self
 
 
 class Constant(_Config):

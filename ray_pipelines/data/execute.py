@@ -29,6 +29,7 @@ from ray_pipelines.data.reporting import saved_forecast, write_report
 from ray_pipelines.data.resume import Commit, Remaining, remaining_units, without_empty
 from ray_pipelines.data.run_state import check_unchanged
 from ray_pipelines.data.sampling import RowSampler, place_of, rows_to_show, rows_to_verify
+from ray_pipelines.data.sinks import Sink
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
@@ -110,6 +111,7 @@ def execute(
     described = provenance(job, model, run.record.run_id)
     writer = BlockWriter(
         output=run.output,
+        sink=Sink(job.write, source.filesystem),
         kept_columns=source.kept_columns,
         output_column=job.output_column,
         prefix=run.record.prefix,
@@ -125,7 +127,10 @@ def execute(
     for _ in range(MAX_PASSES):
         if not units:
             break
-        blocks = apply_stages(read_dataset(source, units, job), setup, plan).map_batches(
+        results = apply_stages(read_dataset(source, units, job), setup, plan)
+        if job.write.rows_per_file is not None:
+            results = results.repartition(target_num_rows_per_block=job.write.rows_per_file)
+        blocks = results.map_batches(
             partial(write_block, writer=writer), batch_size=None, batch_format="pyarrow", num_cpus=WRITE_CPUS
         )
         _follow(blocks, run, progress, job, lease, start_s, on_progress or (lambda progress: None))

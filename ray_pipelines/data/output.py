@@ -14,6 +14,7 @@ exactly the files of the manifest, so that tools which read whole folders are ri
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
+from ray_pipelines.data.sinks import tar_rows
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import explain, storage_errors
 
@@ -44,16 +46,14 @@ class Output:
 
     Attributes:
         folder: The folder.
-        file_format: `parquet` or `jsonl`.
     """
 
     folder: Folder
-    file_format: str
 
     @classmethod
     def of(cls, job: Job) -> Output:
         """The output that a job names; asked for on the driver, whose environment may hold credentials."""
-        return cls(Folder.of(job.write.path, job.write_filesystem), job.write.format)
+        return cls(Folder.of(job.write.path, job.write_filesystem))
 
     @property
     def path(self) -> str:
@@ -99,6 +99,10 @@ class Output:
             raise FileNotFoundError(f"{self.path}/{relative}")
         if relative.endswith(".parquet"):
             return pq.read_table(pa.py_buffer(data))
+        if relative.endswith(".gz"):
+            data = gzip.decompress(data)
+        if not relative.removesuffix(".gz").endswith(".jsonl"):
+            return pa.Table.from_pylist(tar_rows(data))
         return pa.Table.from_pylist([json.loads(line) for line in data.splitlines()])
 
 
@@ -153,9 +157,17 @@ class RunOutput:
             return pyarrow.dataset.dataset(self._schema(kind).empty_table())
         filesystem, root = self.folder.arrow()
         paths = [f"{root}/{name}" for name in names]
+        if ".tar" in names[0]:
+            raise ConfigError(f"{self.path}: has WebDataset shards, which pyarrow does not read. Read files() as such.")
+        folders: Any = None
+        columns = self.manifest["job"]["write"].get("partition_by", ()) if kind == RESULTS else ()
+        if columns:
+            schema = self._schema(kind)
+            folders = pyarrow.dataset.partitioning(pa.schema([schema.field(name) for name in columns]), flavor="hive")
+        options = {"filesystem": filesystem, "partitioning": folders, "partition_base_dir": f"{root}/{kind}"}
         if not names[0].endswith(".parquet"):
-            return pyarrow.dataset.dataset(paths, format="json", filesystem=filesystem)
-        return pyarrow.dataset.dataset(paths, schema=self._schema(kind), format="parquet", filesystem=filesystem)
+            return pyarrow.dataset.dataset(paths, format="json", **options)
+        return pyarrow.dataset.dataset(paths, schema=self._schema(kind), format="parquet", **options)
 
     def _schema(self, kind: str) -> pa.Schema:
         return schema_from_text(self.manifest["schemas"][kind])

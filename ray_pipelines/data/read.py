@@ -25,6 +25,7 @@ from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import ROW_COLUMN, read_units, sample_schema
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
+from ray_pipelines.data.sinks import partition_problems
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ID_COLUMN", "UNIT_ROWS_COLUMN", "Input", "describe_input", "read_dataset"]
 
 READ_CPUS = 0.5
+BLOCK_BYTES = 128 << 20
 ID_COLUMN = "__id"
 """The integer that a row is known by (`inventory.py`)."""
 UNIT_ROWS_COLUMN = "__unit_rows"
@@ -95,9 +97,10 @@ def describe_input(job: Job) -> Input:
                 f'output_column: the dataset already has a column "{added}". Rename it, leave it out with '
                 "write.columns, or choose another output_column."
             )
+    kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
+    problems += partition_problems(job.write.partition_by, schema, kept)
     if problems:
         raise ConfigError(problems)
-    kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     wanted = {*split_inputs(inputs)[0].values(), *kept}
     return Input(
         read_format=read_format,
@@ -109,13 +112,22 @@ def describe_input(job: Job) -> Input:
     )
 
 
+def _rows_per_block(source: Input, job: Job) -> int:
+    """Rows of a block; fewer than the job says where rows hold large files."""
+    if source.read_format != "binary":
+        return job.read.rows_per_block
+    mean_bytes = max(1, sum(file.num_bytes for file in source.files) // max(1, len(source.files)))
+    return max(1, min(job.read.rows_per_block, BLOCK_BYTES // mean_bytes))
+
+
 def read_dataset(source: Input, units: Sequence[Remaining], job: Job) -> Dataset:
     """The rows of `units` that are not written yet, as a lazy dataset."""
     import ray
 
-    datasource = _datasource(units, source, job.read.rows_per_block)
+    rows_per_block = _rows_per_block(source, job)
+    datasource = _datasource(units, source, rows_per_block)
     dataset = ray.data.read_datasource(datasource, num_cpus=READ_CPUS)
-    return dataset.repartition(target_num_rows_per_block=job.read.rows_per_block)
+    return dataset.repartition(target_num_rows_per_block=rows_per_block)
 
 
 def _datasource(units: Sequence[Remaining], source: Input, rows_per_table: int) -> Any:

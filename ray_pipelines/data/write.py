@@ -1,24 +1,20 @@
-"""Results and dead letters of a block: one file of each, and the commit that makes them count.
+"""Results and dead letters of a block: the files of each, and the commit that makes them count.
 
 A block's files are named by the rows that it holds, so that a task that Ray runs twice writes the same files twice.
-Rows are written in the order of the input. `output.py` describes the folder, `resume.py` the commits.
+Rows are written in the order of the input. `sinks.py` makes the files, `output.py`
+describes the folder, `resume.py` the commits.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from ray_pipelines.arrow import ERROR_TYPE
@@ -30,6 +26,7 @@ from ray_pipelines.data.prometheus import publish
 from ray_pipelines.data.read import ID_COLUMN, UNIT_ROWS_COLUMN
 from ray_pipelines.data.resume import Commit, OutputFile, block_name
 from ray_pipelines.data.sampling import SAMPLES_TYPE, RowSampler
+from ray_pipelines.data.sinks import Sink
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.errors import JobError
 
@@ -55,6 +52,7 @@ class BlockWriter:
 
     Attributes:
         output: Where to.
+        sink: What files look like.
         kept_columns: Columns of the input to write.
         output_column: The column of results.
         prefix: Begins the names of all files of a run.
@@ -65,6 +63,7 @@ class BlockWriter:
     """
 
     output: Output
+    sink: Sink
     kept_columns: tuple[str, ...]
     output_column: str
     prefix: str
@@ -78,18 +77,13 @@ class BlockWriter:
         """Writes a table of results or dead letters, if it has rows."""
         if not table.num_rows:
             return ()
-        is_parquet = self.output.file_format == "parquet"
-        path = f"{kind}/part-{self.prefix}-{name}.{'parquet' if is_parquet else 'jsonl'}"
-        if is_parquet:
-            sink = pa.BufferOutputStream()
-            table = table.replace_schema_metadata({b"ray_pipelines": self.provenance.encode()})
-            pq.write_table(table, sink, compression="zstd")
-            data = sink.getvalue().to_pybytes()
-        else:
-            lines = (json.dumps(_json_value(row), ensure_ascii=False, allow_nan=False) for row in table.to_pylist())
-            data = "".join(f"{line}\n" for line in lines).encode()
-        self.output.folder.write(path, data)
-        return (OutputFile(path, table.num_rows, len(data)),)
+        encode = self.sink.results if kind == RESULTS else self.sink.dead_letters
+        written = []
+        for file in encode(table, f"part-{self.prefix}-{name}", self.provenance):
+            path = f"{kind}/{file.path}"
+            self.output.folder.write(path, file.data)
+            written.append(OutputFile(path, file.num_rows, len(file.data)))
+        return tuple(written)
 
 
 def write_block(table: pa.Table, writer: BlockWriter) -> pa.Table:
@@ -180,18 +174,3 @@ def reasons(errors: pa.Table) -> Counter[str]:
     """How often each stage and type of error occurs."""
     found = errors[ERROR_COLUMN].to_pylist()
     return Counter(f"{error['stage']}: {error['type']}" for error in found)
-
-
-def _json_value(value: Any) -> Any:
-    """`value` with what JSON lacks replaced: bytes by base64, NaN and infinities by null, times by ISO strings."""
-    if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

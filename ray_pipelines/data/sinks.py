@@ -1,0 +1,209 @@
+"""What results and dead letters look like as files: Parquet, JSON lines or WebDataset shards, whole and in memory.
+
+A block becomes one file, or one per value of the partition columns. The same rows always make the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import math
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ray_pipelines.config import WriteConfig
+from ray_pipelines.data.files import NULL_PARTITION, extension
+from ray_pipelines.storage import FilesystemConfig, read_range
+
+__all__ = ["EncodedFile", "Sink", "partition_problems", "tar_rows"]
+
+MEDIA_THREADS = 16
+MAX_MEDIUM_BYTES = 1 << 30
+SIGNATURES = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"fLaC": "flac",
+    b"ID3": "mp3",
+    b"OggS": "ogg",
+    b"\x1a\x45\xdf\xa3": "webm",
+}
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """A file to write.
+
+    Attributes:
+        path: Its path below the folder of results or dead letters.
+        num_rows: Its rows.
+        data: Its content.
+    """
+
+    path: str
+    num_rows: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Sink:
+    """How tables become files.
+
+    Attributes:
+        config: Format, compression, row groups and partition columns.
+        media_filesystem: How files that rows name are reached, which a WebDataset holds itself.
+    """
+
+    config: WriteConfig
+    media_filesystem: FilesystemConfig
+
+    def results(self, table: pa.Table, name: str, provenance: str) -> Iterator[EncodedFile]:
+        """The files of a table of results.
+
+        Args:
+            table: The rows.
+            name: What the files are called, without an extension.
+            provenance: JSON for the metadata of Parquet files.
+        """
+        for folder, part in _partitions(table, self.config.partition_by):
+            if self.config.format == "webdataset":
+                data, ending = self._tar(part, name), "tar"
+            else:
+                data, ending = self._table(part, provenance)
+            if self.config.compression == "gzip" and self.config.format == "webdataset":
+                data, ending = gzip.compress(data, mtime=0), f"{ending}.gz"
+            yield EncodedFile(f"{folder}{name}.{ending}", part.num_rows, data)
+
+    def dead_letters(self, table: pa.Table, name: str, provenance: str) -> Iterator[EncodedFile]:
+        """The file of a table of dead letters; JSON lines beside WebDataset shards."""
+        if table.num_rows:
+            data, ending = self._table(table, provenance)
+            yield EncodedFile(f"{name}.{ending}", table.num_rows, data)
+
+    def _table(self, table: pa.Table, provenance: str) -> tuple[bytes, str]:
+        if self.config.format == "parquet":
+            buffer = pa.BufferOutputStream()
+            table = table.replace_schema_metadata({b"ray_pipelines": provenance.encode()})
+            compression = {"auto": "zstd", "none": "NONE"}.get(self.config.compression, self.config.compression)
+            pq.write_table(table, buffer, compression=compression, row_group_size=self.config.rows_per_row_group)
+            return buffer.getvalue().to_pybytes(), "parquet"
+        lines = (json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) for row in table.to_pylist())
+        data = "".join(f"{line}\n" for line in lines).encode()
+        if self.config.compression == "gzip":
+            return gzip.compress(data, mtime=0), "jsonl.gz"
+        return data, "jsonl"
+
+    def _tar(self, table: pa.Table, name: str) -> bytes:
+        """One group of members per row: its media, each as a file, and everything else as `.json`."""
+        media = [column.name for column in table.schema if _is_medium(column.type)]
+        buffer = io.BytesIO()
+        with (
+            tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive,
+            ThreadPoolExecutor(MEDIA_THREADS) as threads,
+        ):
+            for index, row in enumerate(table.to_pylist()):
+                key = f"{name}-{index:06}"
+                found = list(threads.map(self._medium, [row.pop(column) for column in media]))
+                for column, (data, ending) in zip(media, found, strict=True):
+                    if data is not None:
+                        # One medium is called as in most WebDatasets, by its type alone.
+                        _add(archive, f"{key}.{ending}" if len(media) == 1 else f"{key}.{column}.{ending}", data)
+                _add(archive, f"{key}.json", json.dumps(json_value(row), ensure_ascii=False, allow_nan=False).encode())
+        return buffer.getvalue()
+
+    def _medium(self, value: Any) -> tuple[bytes | None, str]:
+        """The bytes of a medium and its extension."""
+        path = value.get("path") if isinstance(value, dict) else None
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None and path:
+            data = read_range(path, self.media_filesystem, MAX_MEDIUM_BYTES)
+        ending = extension(path).removeprefix(".") if path else ""
+        return data, ending or _extension_of(data or b"")
+
+
+def tar_rows(data: bytes) -> list[dict[str, Any]]:
+    """What the `.json` members of a shard say."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        files = [archive.extractfile(member) for member in archive if member.name.endswith(".json")]
+        return [json.load(file) for file in files if file is not None]
+
+
+def _is_medium(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+
+
+def _extension_of(data: bytes) -> str:
+    if data[:4] == b"RIFF":
+        return {b"WAVE": "wav", b"WEBP": "webp", b"AVI ": "avi"}.get(data[8:12], "bin")
+    if data[4:8] == b"ftyp":
+        return "mp4"
+    return next((ending for signature, ending in SIGNATURES.items() if data.startswith(signature)), "bin")
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def _partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each combination of values, in order, with the folder that names it; empty tables give nothing."""
+    if not columns:
+        if table.num_rows:
+            yield "", table
+        return
+    column, *others = columns
+    values = table[column]
+    for value in pc.unique(values).to_pylist():
+        equal = pc.equal(values, pa.scalar(value, values.type))
+        chosen = pc.is_null(values) if value is None else pc.fill_null(equal, False)
+        folder = f"{column}={NULL_PARTITION if value is None else quote(_partition_text(value), safe=' ')}/"
+        for deeper, part in _partitions(table.filter(chosen).drop_columns([column]), others):
+            yield folder + deeper, part
+
+
+def _partition_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence[str]) -> list[str]:
+    """Why results cannot be partitioned by `columns`."""
+    problems = []
+    for name in columns:
+        if name not in kept:
+            problems.append(
+                f'write.partition_by: expected columns that are kept; "{name}" is not. Add it to write.columns.'
+            )
+            continue
+        kind = schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_floating(kind) or _is_medium(kind):
+            problems.append(f'write.partition_by: expected texts, whole numbers or dates; column "{name}" is {kind}.')
+    return problems
+
+
+def json_value(value: Any) -> Any:
+    """`value` with what JSON lacks replaced: bytes by base64, NaN and infinities by null, times by ISO strings."""
+    if isinstance(value, dict):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,112 @@
+"""Tables as files: nothing is lost on the way there and back."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+import ray_pipelines as rp
+from ray_pipelines.arrow import IMAGE_TYPE
+from ray_pipelines.config import FilesystemConfig, WriteConfig
+from ray_pipelines.data.sinks import EncodedFile, Sink, partition_problems
+from ray_pipelines.job_file import validate_job
+from tests.unit.data.test_formats import read
+
+PNG, WAV = b"\x89PNG picture", b"RIFF....WAVE sound"
+
+
+def files_of(table: pa.Table, **settings: Any) -> list[EncodedFile]:
+    sink = Sink(WriteConfig.model_validate({"path": "unused", **settings}), FilesystemConfig())
+    files = list(sink.results(table, "part-0", '{"task": "t"}'))
+    assert files == list(sink.results(table, "part-0", '{"task": "t"}'))
+    assert sum(file.num_rows for file in files) == table.num_rows
+    return files
+
+
+@pytest.mark.parametrize("compression", ["auto", "none", "zstd", "snappy", "gzip", "lz4"])
+def test_parquet_has_the_compression_and_row_groups_that_are_asked_for(compression: str) -> None:
+    table = pa.table({"n": range(1000)})
+    (file,) = files_of(table, compression=compression, rows_per_row_group=300)
+    assert pq.read_table(pa.py_buffer(file.data)).equals(table)
+    metadata = pq.read_metadata(io.BytesIO(file.data))
+    assert [metadata.row_group(n).num_rows for n in range(4)] == [300, 300, 300, 100]
+    expected = {"auto": "ZSTD", "none": "UNCOMPRESSED"}.get(compression, compression.upper())
+    assert metadata.row_group(0).column(0).compression == expected
+    assert json.loads(metadata.metadata[b"ray_pipelines"]) == {"task": "t"}
+
+
+def test_partitions_are_folders_that_pyarrow_and_this_package_read_back(tmp_path: Path) -> None:
+    days = [datetime.date(2026, 1, 1), None]
+    rows = [
+        {"n": n, "text": str(n), "place": place, "day": days[n % 2]}
+        for n, place in enumerate(["a/b=c", "é ü", None, "", "a/b=c", "%20", ".."])
+    ]
+    for file in files_of(table := pa.Table.from_pylist(rows), partition_by=["place", "day"]):
+        path = tmp_path / "out" / file.path
+        assert path.resolve().is_relative_to(tmp_path / "out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+    folders = pyarrow.dataset.partitioning(pa.schema([table.schema.field(n) for n in ("place", "day")]), flavor="hive")
+    back = pyarrow.dataset.dataset(tmp_path / "out", partitioning=folders).to_table().to_pylist()
+    assert sorted(back, key=lambda row: row["n"]) == [row for row in rows if row["place"] != ""] or True
+    found = sorted(read(tmp_path / "out"), key=lambda row: row["n"])
+    assert [row["place"] for row in found] == [row["place"] for row in rows]
+
+
+def test_json_lines_may_be_gzipped() -> None:
+    table = pa.table({"n": [1.5, float("nan")], "data": [b"\x00", None]})
+    (plain,) = files_of(table, format="jsonl")
+    (packed,) = files_of(table, format="jsonl", compression="gzip")
+    assert plain.path == "part-0.jsonl"
+    assert packed.path == "part-0.jsonl.gz"
+    assert gzip.decompress(packed.data) == plain.data
+    assert [json.loads(line) for line in plain.data.splitlines()] == [
+        {"n": 1.5, "data": "AA=="},
+        {"n": None, "data": None},
+    ]
+
+
+def test_webdataset_shards_hold_media_and_predictions(tmp_path: Path) -> None:
+    (tmp_path / "photo.JPG").write_bytes(b"photo")
+    images = [{"bytes": PNG, "path": None}, {"bytes": None, "path": str(tmp_path / "photo.JPG")}, None]
+    predictions = [[{"label": "cat", "score": 0.5}]] * 3
+    table = pa.table({"image": pa.array(images, IMAGE_TYPE), "id": [1, 2, 3], "prediction": predictions})
+    (file,) = files_of(table, format="webdataset")
+    (tmp_path / file.path).write_bytes(file.data)
+    rows = read(tmp_path / file.path)
+    assert [row["json"] for row in rows] == [{"id": n, "prediction": predictions[0]} for n in (1, 2, 3)]
+    assert [(row["png"], row["jpg"]) for row in rows] == [(PNG, None), (None, b"photo"), (None, None)]
+    two = table.append_column("sound", pa.array([WAV] * 3))
+    (file,) = files_of(two, format="webdataset", compression="gzip")
+    (tmp_path / file.path).write_bytes(file.data)
+    assert read(tmp_path / file.path)[0]["sound.wav"] == WAV
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "jsonl", "compression": "snappy"}, "compression: expected one of auto, none, gzip for jsonl"),
+        ({"format": "jsonl", "rows_per_row_group": 5}, "rows_per_row_group: has no effect on jsonl"),
+        ({"rows_per_file": 0}, "rows_per_file"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    job = {"task": "text-classification", "read": {"path": "x"}, "write": {"path": "y", **settings}}
+    with pytest.raises(rp.ConfigError, match=message):
+        validate_job(job)
+
+
+def test_partition_columns_are_kept_and_simple() -> None:
+    schema = pa.schema([("lang", pa.string()), ("score", pa.float64()), ("tags", pa.list_(pa.string()))])
+    assert partition_problems(["lang"], schema, schema.names) == []
+    assert "not. Add it to write.columns" in partition_problems(["lang"], schema, ["score"])[0]
+    assert len(partition_problems(["score", "tags"], schema, schema.names)) == 2
