@@ -32,6 +32,7 @@ __all__ = [
     "filesystem_of",
     "is_outage",
     "is_remote",
+    "missing_bucket",
     "open_file",
     "probe",
     "protocol_of",
@@ -343,6 +344,22 @@ def _nearest_bucket(uri: str, config: FilesystemConfig) -> str:
     except storage_errors():
         return ""
     return did_you_mean(path.split("/")[0], names)
+
+
+def missing_bucket(uri: str, config: FilesystemConfig) -> str | None:
+    """Why the S3 bucket of `uri` cannot be written to, or None; a bucket has no folders to look for before."""
+    if protocol_of(uri) not in S3_PROTOCOLS:
+        return None
+    try:
+        filesystem, path = filesystem_of(uri, config)
+        filesystem.call_s3("head_bucket", Bucket=path.split("/")[0])
+    except FileNotFoundError:
+        bucket, hint = urlsplit(uri).netloc, _nearest_bucket(uri, config)
+        return f"path: there is no bucket {bucket!r}.{hint} Check its name and write.filesystem.endpoint_url."
+    except storage_errors():
+        # Who may not ask for the bucket may still write to it; other reasons show when it is listed.
+        return None
+    return None
 
 
 def probe(uri: str, config: FilesystemConfig) -> str | None:

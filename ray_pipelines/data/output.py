@@ -27,7 +27,7 @@ from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.sinks import tar_rows
 from ray_pipelines.errors import ConfigError
-from ray_pipelines.storage import explain, storage_errors
+from ray_pipelines.storage import explain, missing_bucket, probe, storage_errors
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -62,6 +62,9 @@ class Output:
 
     def problems(self, mode: str) -> list[str]:
         """Why a run may not write here: a finished run, or files of somebody else."""
+        unreachable = probe(self.path, self.folder.filesystem) or missing_bucket(self.path, self.folder.filesystem)
+        if unreachable:
+            return [f"write.{unreachable}"]
         try:
             if self.folder.is_file():
                 return [f"write.path: {self.path} is a file; expected a folder."]

@@ -1,0 +1,64 @@
+"""What jobs leave, as people ask for it: few files of many, folders by value, shards with their media."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+
+import ray_pipelines as rp
+from ray_pipelines.job_file import validate_job
+from tests.cases.media import image, png
+from tests.unit.data.test_formats import read
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+Model = Callable[[str], str]
+
+
+def test_many_small_files_become_a_few_outputs_in_folders(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(300):
+        row = {"n": n, "lang": "de" if n % 3 else "en", "text": f"row {n}"}
+        (tmp_path / f"in/{n:03}.jsonl").write_text(json.dumps(row) + "\n")
+    job = validate_job(
+        {
+            "task": "text-classification",
+            "model": model("bert-classifier"),
+            "read": {"path": str(tmp_path / "in"), "rows_per_block": 50},
+            "write": {"path": str(tmp_path / "out"), "partition_by": ["lang"], "rows_per_file": 300},
+            "workers": {"num_cpus": 1},
+        }
+    )
+    assert rp.run_job(job).report.num_results == 300
+    files = sorted(str(path.parent.relative_to(tmp_path)) for path in (tmp_path / "out/results").rglob("*.parquet"))
+    assert set(files) == {"out/results/lang=de", "out/results/lang=en"}
+    assert len(files) <= 4
+    table = rp.read_output(str(tmp_path / "out")).results.to_table()
+    assert sorted(zip(table["n"].to_pylist(), table["lang"].to_pylist(), strict=True)) == [
+        (n, "de" if n % 3 else "en") for n in range(300)
+    ]
+    assert pyarrow.dataset.dataset(tmp_path / "out/results", partitioning="hive").count_rows() == 300
+
+
+def test_a_folder_of_pictures_becomes_shards_with_pictures_and_labels(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(6):
+        (tmp_path / f"in/{n}.png").write_bytes(png(image(seed=n)) if n != 2 else b"no picture")
+    job = validate_job(
+        {
+            "task": "image-classification",
+            "model": model("vit-classifier"),
+            "read": {"path": str(tmp_path / "in")},
+            "write": {"path": str(tmp_path / "out"), "format": "webdataset"},
+            "workers": {"num_cpus": 1},
+        }
+    )
+    assert rp.run_job(job).report.counts() == {"num_rows": 6, "num_results": 5, "num_errors": 1}
+    rows = sorted(read(tmp_path / "out/results"), key=lambda row: row["json"]["path"])
+    assert [row["png"] for row in rows] == [png(image(seed=n)) for n in (0, 1, 3, 4, 5)]
+    assert all(row["json"]["prediction"][0]["label"] for row in rows)
+    (letters,) = (tmp_path / "out/dead_letters").glob("*.jsonl")
+    assert json.loads(letters.read_text())["source"].endswith("2.png")
