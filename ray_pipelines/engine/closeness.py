@@ -28,7 +28,7 @@ def are_close(alone: Any, batched: Any, is_exact: bool) -> bool:
         value = alone[name]
         if not isinstance(value, torch.Tensor) or not isinstance(batched[name], torch.Tensor):
             continue
-        other = batched[name]
+        value, other = _without_padding(value, batched[name])
         if value.is_floating_point():
             tolerance = FLOAT_TOLERANCE if is_exact else HALF_TOLERANCE
             atol = tolerance * (1.0 + float(value.abs().max()) if value.numel() else 1.0)
@@ -39,3 +39,19 @@ def are_close(alone: Any, batched: Any, is_exact: bool) -> bool:
         elif is_exact and not torch.equal(other, value):
             return False
     return True
+
+
+def _without_padding(value: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both tensors, or both cut to the shorter where one goes on along its last axis with the same value only.
+
+    What was generated in a batch is as long as the longest of it.
+
+    >>> _without_padding(torch.tensor([[5, 6]]), torch.tensor([[5, 6, 0, 0]]))[1].tolist()
+    [[5, 6]]
+    """
+    if value.ndim != other.ndim or value.ndim < 2 or value.shape[:-1] != other.shape[:-1]:
+        return value, other
+    length = min(value.shape[-1], other.shape[-1])
+    rest = max((value, other), key=lambda tensor: tensor.shape[-1])[..., length:]
+    is_padding = length > 0 and rest.numel() > 0 and bool((rest == rest.flatten()[0]).all())
+    return (value[..., :length], other[..., :length]) if is_padding else (value, other)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_pipelines.arrow import errors_to_arrow
-from ray_pipelines.config import BatchConfig
+from ray_pipelines.config import BatchConfig, MediaLimits
 from ray_pipelines.data.chunks import ROW_ID_COLUMN, explode_table, forward_part, implode_table
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
@@ -27,7 +27,7 @@ from tests.unit.engine.test_runner import FakeSteps
 class Steps(FakeSteps):
     """Items are the values of a column; a null is the error of a row that could not be decoded."""
 
-    task = SimpleNamespace(result_type=pa.list_(pa.float64()), batched=True)
+    task = SimpleNamespace(result_type=pa.list_(pa.float64()), batched=True, inputs=())
 
     def item_of_fields(self, fields: dict[str, Any]) -> Any:
         numbers = fields["numbers"]
@@ -44,6 +44,8 @@ class Setup:
     output_column = "prediction"
     result_type = pa.list_(pa.float64())
     dropped_columns: tuple[str, ...] = ()
+    limits = MediaLimits()
+    filesystem = None
     is_counted = True
 
     def __post_init__(self) -> None:

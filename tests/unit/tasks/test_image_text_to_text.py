@@ -77,9 +77,9 @@ def test_recordings_in_a_chat_are_decoded_at_the_models_rate() -> None:
         ({"text": "<image>", "images": b"no"}, "image: cannot be decoded"),
         ({"text": [_message("user", "a")], "images": image()}, "which are 0; got 1"),
         ({"text": [{"role": "user", "content": [{"type": "image"}]}]}, "which are 1; got 0"),
-        ({"text": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "type text, image or audio"),
+        ({"text": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "video: cannot open 'a.mp4'"),
         ({"text": [{"role": "user", "content": [{"type": "text"}]}]}, "expected a text in each part"),
-        ({"text": [{"role": "user", "content": [{"type": "audio"}]}]}, "expected a recording in each part"),
+        ({"text": [{"role": "user", "content": [{"type": "audio"}]}]}, "audio: expected one for each part of the chat"),
         ({"text": [{"role": "user", "content": None}]}, "content: expected a text; got null"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_row_that_cannot_be_read_fails_alone(model: Model, row: Any, message: 
 @pytest.mark.parametrize(
     ("task", "parameters", "message"),
     [
-        ("any-to-any", {"generation_mode": "audio"}, "generation_mode: expected 'text'; got 'audio'"),
+        ("any-to-any", {"generation_mode": "audio"}, "generation_mode: expected 'text' or 'image'; got 'audio'"),
         ("image-text-to-text", {"generate_kwargs": {"top_k": 3}}, "generate_kwargs.top_k: is a parameter of its own"),
         ("image-text-to-text", {"return_tensors": True, "return_full_text": False}, "return_full_text: cannot be set"),
     ],
