@@ -46,7 +46,7 @@ def test_all_problems_come_in_one_message() -> None:
         'model.revison: unknown name. Did you mean "revision"?',
         "read.path: is required.",
         'read.pth: unknown name. Did you mean "path"?',
-        "write.format: expected 'parquet' or 'jsonl'; got 'parqet'. Did you mean \"parquet\"?",
+        "write.format: expected 'parquet', 'jsonl' or 'webdataset'; got 'parqet'. Did you mean \"parquet\"?",
         "workers.concurrency: expected at least 1 worker",
         "workers.stages: expected 'auto', 'fused' or 'split'; got 'fusd'. Did you mean \"fused\"?",
         "workers.num_gpus: expected greater than or equal to 0; got -1.",
