@@ -9,6 +9,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import monotonically_increasing_id
 
 from ray_pipelines.data.chunks import ROW_ID_COLUMN, ChunkWorker, explode_table, implode_table
+from ray_pipelines.data.prepare import prepare_dataset
 from ray_pipelines.data.resources import TASK_CPUS
 from ray_pipelines.data.workers import (
     ForwardWorker,
@@ -30,6 +31,9 @@ TASKS_IN_FLIGHT = 4
 
 def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
     """The dataset through the pipeline's stages: one fused stage; CPU, forward and CPU stages; or those of chunks."""
+    # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
+    num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
+    dataset, setup = prepare_dataset(dataset, setup, {"num_cpus": num_cpus})
     workers: dict[str, Any] = {
         # The next block is fetched, and the last one sent, while a GPU computes. On a CPU the second thread of a worker
         # would have one OpenMP thread of its own, and the forward ran on one core.
@@ -56,8 +60,6 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
             return predicted
         # Done parts of a large block go on at once (Ray makes both one operator); the blocks of a job are its files.
         return predicted.repartition(target_num_rows_per_block=setup.batch.rows_per_call)
-    # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
-    num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
     on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
     if chunks is not None and chunks.mode == "groupby":
         return (

@@ -58,6 +58,7 @@ class WorkerSetup:
         instances: A Ray reference to the objects that the user passed in place of names, or None.
         parameters: The task's parameters as the user gave them.
         inputs: Field of the task: column.
+        prepared: Field of the task: hidden column of its value where the row has none (`data/prepare.py`).
         constants: Field of the task: its value in all rows.
         results_as_they_come: Leave the pipeline's results as they are, rather than in the shape of the task.
         is_counted: Add what each table has cost as a column (`data/counting.py`).
@@ -92,6 +93,7 @@ class WorkerSetup:
     dropped_columns: tuple[str, ...] = ()
     is_counted: bool = False
     timeout_s: float | None = None
+    prepared: Mapping[str, str] = field(default_factory=dict)
     filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
 
     def known_by(self, table: pa.Table) -> pa.Table:
@@ -236,7 +238,9 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Se
     def fields_of(row: int) -> dict[str, Any] | RowError:
         if read_errors is not None and read_errors[row].is_valid:
             return RowError(**read_errors[row].as_py())
-        return {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+        fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+        made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
+        return {**fields, **made}
 
     modalities = {each.name: each.modality for each in runner.steps.task.inputs}
     found = fetched(map(fields_of, rows), modalities, setup.limits, setup.filesystem)

@@ -100,6 +100,27 @@ class RowCall:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """An input that is made of another where a row has none, in a CPU stage of its own before all others.
+
+    Attributes:
+        field: The input that is made.
+        source: The input that it is made of.
+        column: The hidden column that holds it between the stages.
+        type: Gives its Arrow type.
+        is_needed: Whether a loaded pipeline reads this input.
+        value: Makes it, of the pipeline and the item; None where the item has nothing to make it of.
+    """
+
+    field: str
+    source: str
+    column: str
+    type: Callable[[], pa.DataType]
+    is_needed: Callable[[Any], bool]
+    value: Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
 class Task:
     """What a task is, apart from any model.
 
@@ -129,6 +150,7 @@ class Task:
         takes_assistant: Whether a second model may draft the tokens that are generated.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
+        preparation: What a dataset's rows get in a CPU stage of its own before all others.
     """
 
     name: str
@@ -151,6 +173,7 @@ class Task:
     group_size: int = 256
     takes_assistant: bool = False
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
+    preparation: Preparation | None = None
 
     @property
     def required_inputs(self) -> tuple[str, ...]:

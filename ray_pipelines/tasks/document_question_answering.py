@@ -2,7 +2,8 @@
 
 A row has a question and a page: its words with their boxes, its picture, or both. Models of the LayoutLM family read
 the words; where a row has none they come from its picture by OCR (Tesseract through `pytesseract`, an optional
-dependency). LayoutLMv2, LayoutLMv3 and Donut also look at the picture. `start` and `end` of an answer count words.
+dependency), over a dataset in a CPU stage before all others. LayoutLMv2, LayoutLMv3 and Donut also look at the picture.
+`start` and `end` of an answer count words.
 
 Bugs of transformers 5.23 that are put right in `engine/pipelines/document_question_answering.py`:
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 
 from ray_pipelines.errors import InvalidInput
-from ray_pipelines.tasks import Field, Parameters, Task, require_text
+from ray_pipelines.tasks import Field, Parameters, Preparation, Task, require_text
 from ray_pipelines.tasks._tokenizer import Padding
 
 if TYPE_CHECKING:
@@ -91,6 +92,24 @@ def _parse_word(pair: Any, index: int) -> tuple[str, list[int]]:
     return require_text(word, where), box
 
 
+def words_type() -> pa.DataType:
+    """`list<struct<word, box>>`: words read off a picture, as `word_boxes` takes them."""
+    import pyarrow as pa
+
+    return pa.list_(pa.struct([("word", pa.string()), ("box", pa.list_(pa.int32()))]))
+
+
+def _reads_words(pipe: Any) -> bool:
+    """Whether the pipeline is one of this project's whose model reads words: pipelines of users do as they like."""
+    return bool(getattr(pipe, "reads_words", False))
+
+
+def _words_of_item(pipe: Any, item: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    if "image" not in item or "word_boxes" in item:
+        return None
+    return [{"word": word, "box": box} for word, box in pipe.words_of(item["image"], **pipe._preprocess_params)]
+
+
 def pipeline_parameters(parameters: DocumentQuestionAnsweringParameters) -> dict[str, Any]:
     """The pipeline's keyword arguments."""
     return parameters.model_dump(exclude_unset=True, exclude_none=True)
@@ -133,4 +152,5 @@ TASK = Task(
     pipeline_class="ray_pipelines.engine.pipelines.document_question_answering:DocumentQuestionAnsweringPipeline",
     kept_outputs=("spans", "null_score", "confidence", "words", "sequences"),
     chunked=True,
+    preparation=Preparation("word_boxes", "image", "__words", words_type, _reads_words, _words_of_item),
 )

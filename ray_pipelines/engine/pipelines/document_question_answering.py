@@ -46,6 +46,17 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
     def _is_generative(self) -> bool:
         return self.model.config.model_type == "vision-encoder-decoder"  # type: ignore[no-any-return]
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the model reads words, which must be read off a picture that comes without them."""
+        return not self._is_generative
+
+    def words_of(
+        self, image: Any, lang: str | None = None, tesseract_config: str = "", **_: Any
+    ) -> list[tuple[str, list[int]]]:
+        """The words of a picture as `read_words` gives them, in the language of the parameters or of the model."""
+        return read_words(image, lang or self._ocr_language, tesseract_config)
+
     def _sanitize_parameters(self, **parameters: Any) -> Any:
         preprocess, forward, postprocess = super()._sanitize_parameters(**parameters)
         max_answer_len = postprocess.pop("max_answer_len", None)
@@ -73,7 +84,7 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
         if self._is_generative and row.get("image") is None:
             raise InvalidInput("image: this model reads pictures; the row has none.")
         if not self._is_generative and "word_boxes" not in row:
-            row["word_boxes"] = read_words(row["image"], lang or self._ocr_language, tesseract_config)
+            row["word_boxes"] = self.words_of(row["image"], lang, tesseract_config)
         for index, chunk in enumerate(super().preprocess(row, **parameters)):
             if self._is_generative:
                 yield {name: chunk[name] for name in ("inputs", "decoder_input_ids")}
