@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+import torch
+import transformers
 from transformers.pipelines.base import ChunkPipeline
 
 import ray_pipelines as rp
@@ -176,3 +180,58 @@ def test_job_spreads_a_long_row_and_says_so(model: Model, tmp_path: Path) -> Non
     assert_close(results["prediction"].to_pylist(), expected)
     (letter,) = pyarrow.dataset.dataset(tmp_path / "out/dead_letters").to_table().to_pylist()
     assert (letter["row"], letter["stage"], letter["input"]) == (12, "decode", {"n": 12})
+
+
+def wait_for_a_result(table: pa.Table, folder: str) -> pa.Table:
+    """Once the folder holds `armed`, lets only the first row pass until it holds `seen` too."""
+    until_s = time.monotonic() + 100
+    is_held = table["n"][0].as_py() > 0 and (Path(folder) / "armed").exists()
+    while is_held and not (Path(folder) / "seen").exists():
+        assert time.monotonic() < until_s, "no result came while the input was still read"
+        time.sleep(0.05)
+    return table
+
+
+def test_in_worker_results_come_before_the_input_ends(model: Model, tmp_path: Path) -> None:
+    import ray
+
+    table = pa.table({"n": range(4), "text": ["Angela Merkel met Barack Obama . " * 40] * 4})
+    rows = ray.data.from_arrow([table.slice(n, 1) for n in range(4)]).map_batches(
+        wait_for_a_result, batch_size=None, batch_format="pyarrow", fn_kwargs={"folder": str(tmp_path)}, num_cpus=0.5
+    )
+    parameters = {"stride": 4, "aggregation_strategy": "simple"}
+    workers = {"num_cpus": 1, "chunking": "in_worker", "batch": {"window_rows": 1}}
+    spec = rp.pipeline("token-classification", model=model("bert-ner"), **workers, **parameters)
+    predictions = spec(rows)
+    (tmp_path / "armed").touch()
+    seen = []
+    for row in predictions.iter_rows():
+        seen.append(row["n"])
+        (tmp_path / "seen").touch()
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
+class NotChunked(transformers.TextClassificationPipeline):
+    """A user's pipeline with one forward per row."""
+
+
+class Untravelled(WordsPipeline):
+    """Its chunks hold what Arrow does not."""
+
+    def preprocess(self, text: str) -> Iterator[Any]:
+        yield {"input_ids": torch.ones(1, 2, dtype=torch.int64), "span": object()}
+
+
+def test_own_pipeline_whose_chunks_cannot_travel_is_refused_before_it_runs(model: Model) -> None:
+    import ray
+
+    folder = model("bert-classifier")
+    dataset = ray.data.from_arrow(pa.table({"text": ["a", "b"]}))
+    own = {"model": folder, "tokenizer": folder, "num_cpus": 1, "chunking": "groupby"}
+    with pytest.raises(rp.ConfigError, match=re.escape("own-words makes one forward of each row")):
+        rp.pipeline("own-words", pipeline_class=NotChunked, **own)(dataset, inputs="text", prediction_type=WORDS_TYPE)
+    spec = rp.pipeline("own-words", pipeline_class=Untravelled, **own)
+    with pytest.raises(
+        rp.ConfigError, match=re.escape("expected in_worker; got groupby. The chunks of own-words cannot leave")
+    ):
+        spec(dataset, inputs="text", prediction_type=WORDS_TYPE)
