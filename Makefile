@@ -17,9 +17,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## classify the handwritten digits of scikit-learn, from Parquet to Parquet
 	$(BIN)/python -m jobs.demo
 
-test: $(INSTALLED)  ## run the whole suite: unit tests on two processes, then what shares one Ray cluster
+test: $(INSTALLED)  ## run the whole suite on two processes, each with its Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
-	$(BIN)/python -m pytest --ignore tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/unit
 
 test-gpu: $(INSTALLED)  ## run the tests that need CUDA
 	$(BIN)/python -m pytest tests/gpu

@@ -33,7 +33,7 @@ __all__ = ["choose_auth_mode", "connect", "exit_status", "follow", "secrets_of",
 
 NOT_UPLOADED = ("**/.git/", "**/.venv/", "**/__pycache__/", "**/.env", "**/.env.*", "**/.aws/", "**/.ssh/")
 POLL_S = 1.0
-AGENT_TIMEOUT_S = 60.0
+AGENT_TIMEOUT_S = 180.0
 VARIABLE = re.compile(r"\$\{\w+\}")
 PASSWORD_IN_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@", re.IGNORECASE)
 
