@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,35 +179,6 @@ def test_job_spreads_a_long_row_and_says_so(model: Model, tmp_path: Path) -> Non
     assert_close(results["prediction"].to_pylist(), expected)
     (letter,) = pyarrow.dataset.dataset(tmp_path / "out/dead_letters").to_table().to_pylist()
     assert (letter["row"], letter["stage"], letter["input"]) == (12, "decode", {"n": 12})
-
-
-def wait_for_a_result(table: pa.Table, folder: str) -> pa.Table:
-    """Once the folder holds `armed`, lets only the first row pass until it holds `seen` too."""
-    until_s = time.monotonic() + 100
-    is_held = table["n"][0].as_py() > 0 and (Path(folder) / "armed").exists()
-    while is_held and not (Path(folder) / "seen").exists():
-        assert time.monotonic() < until_s, "no result came while the input was still read"
-        time.sleep(0.05)
-    return table
-
-
-def test_in_worker_results_come_before_the_input_ends(model: Model, tmp_path: Path) -> None:
-    import ray
-
-    table = pa.table({"n": range(4), "text": ["Angela Merkel met Barack Obama . " * 40] * 4})
-    rows = ray.data.from_arrow([table.slice(n, 1) for n in range(4)]).map_batches(
-        wait_for_a_result, batch_size=None, batch_format="pyarrow", fn_kwargs={"folder": str(tmp_path)}, num_cpus=0.5
-    )
-    parameters = {"stride": 4, "aggregation_strategy": "simple"}
-    workers = {"num_cpus": 1, "chunking": "in_worker", "batch": {"window_rows": 1}}
-    spec = rp.pipeline("token-classification", model=model("bert-ner"), **workers, **parameters)
-    predictions = spec(rows)
-    (tmp_path / "armed").touch()
-    seen = []
-    for row in predictions.iter_rows():
-        seen.append(row["n"])
-        (tmp_path / "seen").touch()
-    assert sorted(seen) == [0, 1, 2, 3]
 
 
 class NotChunked(transformers.TextClassificationPipeline):
