@@ -28,6 +28,7 @@ from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
+from ray_pipelines.engine.process import prepare_process
 from ray_pipelines.errors import RowError, attempt
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class WorkerSetup:
 
     def load(self, *, weights: bool = True) -> Runner:
         """The runner of this setup, on this process's device."""
-        _prepare_process()
+        prepare_process()
         import torch
 
         from ray_pipelines.engine.load import load_runner
@@ -127,15 +128,6 @@ class WorkerSetup:
     def load_without_weights(self) -> Runner:
         """The runner to preprocess and postprocess with, kept by this process."""
         return _runner_without_weights(self.task_name, _Hidden(self))
-
-
-def _prepare_process() -> None:
-    """Settings of a worker's process that libraries read when they are first imported."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 class PipelineWorker:

@@ -26,6 +26,7 @@ from ray.serve.schema import LoggingConfig
 
 from ray_pipelines import tasks
 from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
+from ray_pipelines.engine.process import prepare_process
 from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.serve.config import Serving, read_serving, validate_serving
 
@@ -48,7 +49,7 @@ class PipelineReplica:
     """
 
     def __init__(self, serving: Serving, pinned: PinnedModel) -> None:
-        _prepare_process()
+        prepare_process()
         import torch
 
         from ray_pipelines.engine.load import load_runner
@@ -250,11 +251,3 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             place[last] = plain
     return nested
-
-
-def _prepare_process() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
