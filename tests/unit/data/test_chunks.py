@@ -46,10 +46,12 @@ class Setup:
     dropped_columns: tuple[str, ...] = ()
     limits = MediaLimits()
     filesystem = None
+    prepared: Any = None
     is_counted = True
 
     def __post_init__(self) -> None:
         self.constants = {}
+        self.prepared = {}
 
     def load_without_weights(self) -> Runner:
         return self.runner
