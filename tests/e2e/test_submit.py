@@ -61,11 +61,11 @@ def cluster(home: Path) -> Iterator[None]:
         head = ["--head", "--num-cpus=2", f"--port={PORT}", f"--dashboard-port={DASHBOARD_PORT}"]
         head += ["--include-dashboard=true", f"--temp-dir={folder}/head", "--object-store-memory=200000000"]
         # Agents of other clusters on this machine have Ray's own port.
-        head += [f"--metrics-export-port={METRICS_PORTS[0]}", f"--dashboard-agent-listen-port={DASHBOARD_PORT + 1}"]
+        head += [f"--metrics-export-port={METRICS_PORTS[0]}", f"--dashboard-agent-listen-port={DASHBOARD_PORT + 11}"]
         second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--object-store-memory=200000000"]
         # On one machine, nodes that share a folder unpack what is uploaded over each other.
         second += [f"--temp-dir={folder}/second", f"--metrics-export-port={METRICS_PORTS[1]}"]
-        second += [f"--dashboard-agent-listen-port={DASHBOARD_PORT + 2}"]
+        second += [f"--dashboard-agent-listen-port={DASHBOARD_PORT + 12}"]
         env = environment(home, RAY_AUTH_MODE="token", RAY_BACKEND_LOG_LEVEL="fatal")
         nodes = []
         try:
