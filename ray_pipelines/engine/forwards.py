@@ -12,8 +12,9 @@ What one bad row can do is bounded here:
   even tried. If every chunk succeeds by itself, this model cannot be batched (no padding token, say), and from then on
   is not;
 - a batch must not change results: the first one is compared with one of its chunks alone, and where they differ (a
-  state that rows share) rows run one by one. So is the first padded batch, with its shortest chunk: where they differ
-  (convolutions across tokens, masks that a model ignores) only chunks of equal length share a batch.
+  state that rows share) rows run one by one. So are the first padded batches, with chunks of several lengths: where
+  they differ (convolutions across tokens, masks that a model ignores, sometimes at certain lengths only) only chunks of
+  equal length share a batch.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
 MEMORY_SHARE = 0.9
 MEMORY_CHECK_S = 1.0
 FAILING_SHARE = 0.5
+CHECKED_BATCHES, CHECKED_CHUNKS = 3, 4
+"""So many padded batches are compared with so many of their chunks alone: models that pool tokens by fours, say, are
+wrong at every fourth length only."""
 
 
 @dataclass
@@ -103,7 +107,7 @@ class Forwards:
         self._memory_checked_s = float("-inf")
         self._free_bytes: int | None = None
         self._padding = steps.padding
-        self._padding_is_checked = False
+        self._padding_checks = CHECKED_BATCHES
         self._batching_is_checked = False
         self._failing = 0.0
         self._memory_budget: int | None = None
@@ -331,14 +335,12 @@ class Forwards:
         return self._free_bytes
 
     def _is_as_alone(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
-        """Whether the shortest chunk has the same outputs alone; asked of the first batch, and the first padded one."""
+        """Whether chunks have the same outputs alone; asked of the first batch, and of the first padded ones."""
         is_padded = len({num_tokens(chunk) for chunk in chunks}) > 1
-        if self._batching_is_checked and (self._padding_is_checked or not is_padded):
+        if self._batching_is_checked and (self._padding_checks == 0 or not is_padded):
             return True
-        shortest = min(range(len(chunks)), key=lambda index: num_tokens(chunks[index]) or 0)
-        alone = self._step([chunks[shortest]], lambda: self._steps.forward(chunks[shortest]))
-        is_same = isinstance(alone, RowError) or are_close(alone, outputs[shortest], self._steps.is_exact)
-        self._padding_is_checked = self._padding_is_checked or is_padded
+        is_same = all(self._has_same_alone(chunks[index], outputs[index]) for index in _some_lengths(chunks))
+        self._padding_checks -= is_padded and self._padding_checks > 0
         self._batching_is_checked = is_same or not is_padded
         if is_padded and not is_same:
             self._padding = Padding({})
@@ -347,6 +349,10 @@ class Forwards:
             self._max_size = self._counters.max_size = 1
             logger.warning("A batch changes this model's results; its rows run one by one.")
         return is_same
+
+    def _has_same_alone(self, chunk: Any, output: Any) -> bool:
+        alone = self._step([chunk], lambda: self._steps.forward(chunk))
+        return isinstance(alone, RowError) or are_close(alone, output, self._steps.is_exact)
 
     def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
         outputs = self._steps.forward(collate(chunks, padding))
@@ -359,3 +365,12 @@ class Forwards:
         self._counters.cost += sum(costs)
         self._counters.note_costs(costs)
         self._counters.padded_cost += max(costs) * len(costs)
+
+
+def _some_lengths(chunks: Sequence[Any]) -> list[int]:
+    """Some chunks of a batch, of different lengths and rather padded ones, the shortest first; one if all are equal."""
+    by_length = {num_tokens(chunk): index for index, chunk in reversed(list(enumerate(chunks)))}
+    padded = [by_length[length] for length in sorted(by_length, key=lambda length: length or 0)[:-1]]
+    if len(padded) <= CHECKED_CHUNKS:
+        return padded or [0]
+    return [padded[position * (len(padded) - 1) // (CHECKED_CHUNKS - 1)] for position in range(CHECKED_CHUNKS)]

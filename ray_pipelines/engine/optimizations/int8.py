@@ -6,7 +6,8 @@ all. torchao quantises by token too, but in eager mode spends most of what it sa
 layer.
 
 The integers are multiplied by oneDNN's kernel, which PyTorch's own quantised graphs use. On a processor without
-instructions for it (AVX512-VNNI, AMX) the same kernel is correct but slow.
+instructions for it (AVX512-VNNI, AMX) the kernel is slow, and adds two products in 16 bits, which overflow without a
+word: weights have 7 bits there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 ZERO_POINT = 128
 """Where zero lies among the 8-bit integers of an activation, which oneDNN wants without a sign."""
+LARGEST_WEIGHT, LARGEST_WEIGHT_WITHOUT_VNNI = 127, 63
+"""2 * 255 * 63 is the most that two products make, and fits into 16 bits."""
 
 
 class Int8Linear(nn.Module):
@@ -37,8 +40,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         values = linear.weight.detach().float()
-        scale = (values.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        integers = (values / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        largest = LARGEST_WEIGHT if torch.cpu._is_vnni_supported() else LARGEST_WEIGHT_WITHOUT_VNNI
+        scale = (values.abs().amax(dim=1) / largest).clamp_min(torch.finfo(torch.float32).tiny)
+        integers = (values / scale[:, None]).round().clamp(-largest, largest).to(torch.int8)
         bias = linear.bias.detach().float() if linear.bias is not None else torch.zeros(linear.out_features)
         self.weight = nn.Buffer(torch.ops.onednn.qlinear_prepack(integers, None))
         self.scale = nn.Buffer(scale)

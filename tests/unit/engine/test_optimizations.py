@@ -29,6 +29,11 @@ def results(task: str, folder: str, items: list[Any], **settings: Any) -> list[A
     return rp.pipeline(task, folder, device="cpu", **settings).run(items)
 
 
+def by_label(results: list[Any]) -> list[dict[str, float]]:
+    """Scores by label: where they are nearly the same, their order may change."""
+    return [{found["label"]: found["score"] for found in result} for result in results]
+
+
 # --- int8
 
 
@@ -71,7 +76,7 @@ def test_int8_models_give_nearly_the_same(task: str, name: str, items: list[Any]
     assert layers
     assert not any(isinstance(result, RowError) for result in found)
     if task != "text2text-generation":
-        assert_close(found, results(task, model(name), items), 0.15)
+        assert_close(by_label(found), by_label(results(task, model(name), items)), 0.15)
     assert_close(found, results(task, model(name), items, optimize={"int8": True}, batch_size=1), 0.01)
 
 

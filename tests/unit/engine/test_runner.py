@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ray_pipelines.config import BatchConfig
 from ray_pipelines.engine.batching import Padding
+from ray_pipelines.engine.forwards import CHECKED_BATCHES, CHECKED_CHUNKS
 from ray_pipelines.engine.memory import DeviceLost
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError
@@ -34,7 +35,7 @@ class FakeSteps:
     Args:
         capacity: Tokens that the device holds; a larger batch is out of memory.
         guilty: Numbers whose forward fails, whatever they share it with.
-        leaks: Padding changes the outputs.
+        leaks: Padding changes the outputs; a number for those of chunks of multiples of that length only.
         mixes: A batch changes the outputs, whether it is padded or not.
         max_batch: A larger batch fails with an error of another kind.
         fatal: Numbers that destroy the device.
@@ -57,7 +58,7 @@ class FakeSteps:
         self,
         capacity: int = 10**9,
         guilty: Sequence[int] = (),
-        leaks: bool = False,
+        leaks: int | bool = False,
         max_batch: int = 10**9,
         fatal: Sequence[int] = (),
         mixes: bool = False,
@@ -86,7 +87,10 @@ class FakeSteps:
         if len(numbers) > self.max_batch:
             raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
         doubled = 2.0 * ids.max(dim=1, keepdim=True).values
-        doubled = doubled + (0.5 * ids.shape[1] if self.leaks else 0) + (len(numbers) - 1 if self.mixes else 0)
+        if self.leaks:
+            is_leaky = torch.tensor([[number % self.leaks == 0] for number in numbers])
+            doubled = doubled + 0.5 * is_leaky * (ids.shape[1] - ids.max(dim=1, keepdim=True).values)
+        doubled = doubled + (len(numbers) - 1 if self.mixes else 0)
         return {"logits": doubled if ids.shape[1] % 2 else doubled.long()}
 
     def postprocess(self, outputs: Sequence[dict[str, Any]]) -> list[float]:
@@ -130,7 +134,8 @@ def test_guilty_rows_fail_alone_within_a_bound_of_forwards(numbers: list[int], g
     for number, result in zip(numbers, results, strict=True):
         assert isinstance(result, RowError) == (number == guilty)
     num_guilty, num_batches = numbers.count(guilty), -(-len(numbers) // 16)
-    assert len(steps.batches) <= 1 + num_batches + 2 * 5 * max(num_guilty, 1) + num_guilty
+    num_compared = CHECKED_BATCHES * CHECKED_CHUNKS
+    assert len(steps.batches) <= num_compared + num_batches + 2 * 5 * max(num_guilty, 1) + num_guilty
 
 
 def test_rows_that_all_fail_cost_few_forwards_more_than_one_each() -> None:
@@ -192,10 +197,11 @@ def test_model_that_cannot_be_batched_runs_row_by_row() -> None:
     assert all(len(batch) == 1 for batch in steps.batches[5:])
 
 
-def test_padding_that_changes_results_is_noticed_and_given_up() -> None:
+@pytest.mark.parametrize("leaks", [True, 4])
+def test_padding_that_changes_results_is_noticed_and_given_up(leaks: int) -> None:
     items = [[number] for number in (3, 9, 4, 9, 3, 5)]
-    alone = run(FakeSteps(leaks=True), items, max_size=1)
-    steps = FakeSteps(leaks=True)
+    alone = run(FakeSteps(leaks=leaks), items, max_size=1)
+    steps = FakeSteps(leaks=leaks)
     assert run(steps, items, max_size=8, window_rows=3) == alone
     assert [3, 9] not in [sorted(set(batch)) for batch in steps.batches[4:]]
 
@@ -208,11 +214,18 @@ def test_batch_that_changes_results_is_noticed_and_rows_run_one_by_one(numbers: 
     assert all(len(batch) == 1 for batch in steps.batches[-4:])
 
 
-def test_only_the_first_batch_and_the_first_padded_one_are_compared() -> None:
+def test_only_the_first_batch_and_the_first_padded_ones_are_compared() -> None:
     steps = FakeSteps()
-    items = [[3], [3], [5], [5], [3], [5], [3], [5]]
+    items = [[3], [3], [5], [5], *[[3], [5]] * 4]
     assert run(steps, items, max_size=2, window_rows=2) == doubled(items)
-    assert [sorted(batch) for batch in steps.batches] == [[3, 3], [3], [5, 5], [3, 5], [3], [3, 5]]
+    assert [sorted(batch) for batch in steps.batches] == [[3, 3], [3], [5, 5], *[[3, 5], [3]] * 3, [3, 5]]
+
+
+def test_chunks_of_several_lengths_are_compared() -> None:
+    steps = FakeSteps()
+    items = [[number] for number in (2, 2, 3, 4, 5, 6, 7, 8, 9)]
+    assert run(steps, items, max_size=9) == doubled(items)
+    assert [sorted(batch) for batch in steps.batches] == [[2, 2, 3, 4, 5, 6, 7, 8, 9], [2], [4], [6], [8]]
 
 
 def test_chunk_that_fails_makes_its_row_one_error_and_leaves_no_trace() -> None:
