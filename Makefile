@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(filter-out __init__ common contenders,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: install demo test test-gpu bench lint format clean
+.PHONY: install demo test test-gpu bench lint pages format clean
 
 install: $(INSTALLED)  ## create .venv and install the pinned dependencies and this package
 
@@ -34,6 +34,9 @@ lint: $(INSTALLED)  ## ruff, format check, mypy, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+pages: $(INSTALLED)  ## write what is generated in README.md and jobs/README.md
+	$(BIN)/python -m ray_pipelines.reference
 
 format: $(INSTALLED)  ## format and fix what can be fixed
 	$(BIN)/ruff format .

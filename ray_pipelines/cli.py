@@ -5,9 +5,11 @@ Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, wi
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,11 +28,22 @@ __all__ = ["app", "main"]
 EXIT_DONE, EXIT_WRONG, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 0, 2, 3, 130
 
 EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters."
+FIRST_STEPS = """\
+[bold]First steps[/]
+
+  ray-pipelines tasks image-classification          a task, and a job file to start from
+  ray-pipelines check job.yaml                      everything that is wrong with it, at once
+  ray-pipelines plan job.yaml                       some rows: how fast, how long, how much memory
+  ray-pipelines run job.yaml --set read.limit=100   results, dead letters and a report, in write.path
+
+Job files, one for each task, and every setting: jobs/README.md. When things go wrong: README.md.
+
+"""
 
 app = typer.Typer(
     name="ray-pipelines",
     help="Any Hugging Face pipeline task over a dataset of any size on Ray.",
-    epilog=EPILOG,
+    epilog=FIRST_STEPS + EPILOG,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -48,6 +61,19 @@ Settings = Annotated[
 ]
 
 
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def command(name: str | None = None, epilog: str | None = EPILOG) -> Callable[[Function], Function]:
+    """A command whose help is its docstring, in paragraphs that a terminal of any width wraps by itself."""
+
+    def add(function: Function) -> Function:
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        return app.command(name, epilog=epilog, help="\n\n".join(" ".join(p.split()) for p in paragraphs))(function)
+
+    return add
+
+
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
@@ -58,7 +84,7 @@ def options(
         raise typer.Exit
 
 
-@app.command(epilog=EPILOG)
+@command()
 def run(
     job_file: JobFile,
     settings: Settings = None,
@@ -87,6 +113,8 @@ def run(
             result = run_job(job, display)
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
+    except KeyboardInterrupt:
+        _interrupted()
     _show(result, job)
     if not result.report.num_errors:
         raise typer.Exit(EXIT_DONE)
@@ -95,7 +123,7 @@ def run(
     raise typer.Exit(EXIT_DEAD_LETTERS if fail_on_dead_letters else EXIT_DONE)
 
 
-@app.command(epilog=EPILOG)
+@command()
 def submit(
     job_file: JobFile,
     address: Annotated[
@@ -160,7 +188,7 @@ def submit(
     raise typer.Exit(jobs.exit_status(client, job_id))
 
 
-@app.command(epilog=EPILOG)
+@command()
 def retry(
     output: Annotated[str, typer.Argument(help="The output of a finished run: its write.path.", metavar="OUTPUT")],
     settings: Settings = None,
@@ -181,6 +209,8 @@ def retry(
             result = retry_job(job, display)
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
+    except KeyboardInterrupt:
+        _interrupted()
     if result is None:
         out.print(f"{escape(output)} has no dead letters.")
         raise typer.Exit(EXIT_DONE)
@@ -188,11 +218,13 @@ def retry(
     raise typer.Exit(EXIT_DEAD_LETTERS if result.report.num_errors else EXIT_DONE)
 
 
-@app.command(epilog=EPILOG)
+@command()
 def check(job_file: JobFile, settings: Settings = None) -> None:
     """Check a job without running it: settings, parameters, columns, folders.
 
     All problems come in one message, with the nearest name for each misspelled one. Starts neither Ray nor a model.
+
+    Example: ray-pipelines check job.yaml --set inputs.text=review
     """
     job = _checked(job_file, settings or [])
     from ray_pipelines.data.job import check_job
@@ -206,7 +238,7 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
     out.print(f"  writes {job.write.format} to {job.write.path}")
 
 
-@app.command(epilog=EPILOG)
+@command()
 def plan(
     job_file: JobFile,
     settings: Settings = None,
@@ -233,7 +265,7 @@ def plan(
     out.print(plan_table(found))
 
 
-@app.command("serve", epilog="Ends with Ctrl-C; exit status 1 if it cannot start, 2 if the file is wrong.")
+@command("serve", epilog="Ends with Ctrl-C; exit status 1 if it cannot start, 2 if the file is wrong.")
 def serve_endpoint(
     job_file: JobFile,
     settings: Settings = None,
@@ -269,13 +301,18 @@ def serve_endpoint(
         _fail(error, error.exit_status)
 
 
-@app.command("tasks")
+@command("tasks", epilog=None)
 def show_tasks(
     name: Annotated[str | None, typer.Argument(help="A task, to see its inputs, parameters and result.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The list as a Markdown table.")] = False,
 ) -> None:
-    """List the tasks, or show one: its inputs, parameters, result and an example."""
+    """List the tasks, or show one: its inputs, parameters, result, and a job file to start from.
+
+    Example: ray-pipelines tasks zero-shot-classification
+    """
     from rich.table import Table
+
+    from ray_pipelines.reference import task_page, task_table
 
     if markdown:
         typer.echo(task_table())
@@ -288,56 +325,29 @@ def show_tasks(
                 task.name + aliases, task.summary, ", ".join(f.name for f in task.inputs), task.result_description
             )
         out.print(table)
+        out.print("One of them in full: ray-pipelines tasks NAME", highlight=False)
         return
     try:
         task = tasks.get(name)
     except ConfigError as error:
         _fail(error, EXIT_WRONG)
-    out.print(f"[bold]{task.name}[/]: {task.summary}")
-    if task.aliases:
-        out.print(f"Also called {', '.join(task.aliases)}.")
-    inputs = Table("input", "modality", "required", "what it is", title="inputs", title_justify="left")
-    for field in task.inputs:
-        inputs.add_row(field.name, field.modality, "yes" if field.required else "", escape(field.description))
-    out.print(inputs)
-    parameters = Table("parameter", "type", "default", "what it does", title="parameters", title_justify="left")
-    for parameter, info in task.parameters.model_fields.items():
-        parameters.add_row(
-            parameter,
-            escape(_type_name(info.annotation)),
-            escape(json.dumps(info.default)),
-            escape(info.description or ""),
-        )
-    out.print(parameters)
-    assert task.result_type is not None
-    out.print(f"[bold]result[/]: {escape(task.result_description)}")
-    out.print(f"  Arrow: {escape(str(task.result_type(task.parameters())))}")
-    out.print(f"[bold]example[/]: jobs/{task.name.partition('_')[0]}.yaml")
+    out.print(task_page(task))
 
 
-def task_table() -> str:
-    """The tasks as the Markdown table that stands in the README."""
-    lines = ["| task | what it gives | inputs | a result |", "|---|---|---|---|"]
-    for task in map(tasks.get, tasks.names()):
-        aliases = f" (also `{'`, `'.join(task.aliases)}`)" if task.aliases else ""
-        inputs = ", ".join(f"`{field.name}`" if field.required else f"[`{field.name}`]" for field in task.inputs)
-        result = task.result_description.replace("|", "\\|")
-        lines.append(f"| [`{task.name}`](jobs/{task.name}.yaml){aliases} | {task.summary} | {inputs} | {result} |")
-    return "\n".join(lines)
+@command(epilog=None)
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables, to read.")] = False,
+) -> None:
+    """Print the JSON schema of job files: every setting with its meaning, type and default.
 
+    An editor with YAML support completes and checks a job file that begins with
+    # yaml-language-server: $schema=job.schema.json
 
-@app.command()
-def schema() -> None:
-    """Print the JSON schema of job files, for editors and checks elsewhere."""
-    typer.echo(json.dumps(job_schema(), indent=2))
+    Example: ray-pipelines schema > job.schema.json
+    """
+    from ray_pipelines.reference import job_reference
 
-
-def _type_name(annotation: Any) -> str:
-    if annotation is type(None):
-        return "null"
-    if isinstance(annotation, type):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+    typer.echo(job_reference() if markdown else json.dumps(job_schema(), indent=2))
 
 
 def _checked(job_file: Path, settings: list[str]) -> Job:
@@ -350,7 +360,6 @@ def _checked(job_file: Path, settings: list[str]) -> Job:
         return job
     except ConfigError as error:
         _fail(error, EXIT_WRONG, f"{job_file}: ")
-        raise AssertionError from error
 
 
 def _show(result: JobResult, job: Job) -> None:
@@ -362,11 +371,17 @@ def _show(result: JobResult, job: Job) -> None:
     out.print(summary_table(result.report, job.write.path))
 
 
-def _fail(error: RayPipelinesError, status: int, prefix: str = "") -> None:
+def _fail(error: RayPipelinesError, status: int, prefix: str = "") -> NoReturn:
     lines = error.problems if isinstance(error, ConfigError) else (str(error),)
     for line in lines:
-        err.print(f"[red]error:[/] {escape(prefix + line)}", soft_wrap=True, highlight=False)
+        where = "" if line.startswith(("--set", prefix.removesuffix(": "))) else prefix
+        err.print(f"[red]error:[/] {escape(where + line)}", soft_wrap=True, highlight=False)
     raise typer.Exit(status)
+
+
+def _interrupted() -> NoReturn:
+    err.print("Interrupted. What is written stays; the same command goes on from here.", highlight=False)
+    raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def main() -> None:
