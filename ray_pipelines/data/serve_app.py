@@ -25,7 +25,8 @@ __all__ = ["ServeApplication", "check_identity", "plan_replicas"]
 T = TypeVar("T")
 CLIENT_CPUS = 0.25
 LEAST_CALLS, MAX_CALLS = 4, 64
-DESCRIBE_S = 60.0
+STATE_S, DESCRIBE_S = 30.0, 60.0
+UNKNOWN = AppState("UNKNOWN", 0)
 ENDING = ("DELETING", "DEPLOY_FAILED")
 """Other applications than RUNNING ones will do, if a replica runs: one of several may just have died."""
 
@@ -57,7 +58,10 @@ class ServeApplication:
 
     async def state(self) -> AppState:
         """How it is; unknown while Serve's controller does not answer."""
-        return await asyncio.to_thread(state_of, self.name)
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(state_of, self.name), STATE_S)
+        except TimeoutError:
+            return UNKNOWN
 
     async def call(self, batch: RowBatch) -> RowAnswers:
         """The answers of some replica.
@@ -112,7 +116,7 @@ def state_of(name: str) -> AppState:
     try:
         application = serve.status().applications.get(name)
     except (ray.exceptions.RayError, serve_exceptions.RayServeException, RuntimeError):
-        return AppState("UNKNOWN", 0)
+        return UNKNOWN
     if application is None:
         return AppState("NOT_FOUND", 0)
     running = [each.replica_states.get("RUNNING", 0) for each in application.deployments.values()]

@@ -89,9 +89,10 @@ def batch_of_table(table: pa.Table, setup: WorkerSetup) -> tuple[RowBatch, list[
         for row, (before, after) in enumerate(
             zip(made, fetched(made, modalities, setup.limits, setup.filesystem), strict=True)
         ):
-            if isinstance(before, RowError) or isinstance(after, RowError):
-                failed[row] = RowError(**(after if isinstance(after, RowError) else before).as_dict())
+            if isinstance(after, RowError):
+                failed[row] = after
                 continue
+            assert not isinstance(before, RowError)
             values[row] = {
                 name: value
                 for name, value in after.items()
@@ -118,7 +119,7 @@ def batch_of_table(table: pa.Table, setup: WorkerSetup) -> tuple[RowBatch, list[
 
 
 def _is_binary(column: pa.DataType) -> bool:
-    return pa.types.is_binary(column) or pa.types.is_large_binary(column)
+    return bool(pa.types.is_binary(column) or pa.types.is_large_binary(column))
 
 
 def _is_plain(column: pa.DataType) -> bool:

@@ -30,6 +30,7 @@ __all__ = ["Blocks"]
 BLOCKS_AT_WORK = 2
 BLOCK_S = 8.0
 CPU_SLICE_S = 0.01
+ROOM_S = 0.01
 CHUNKS_AT_ONCE = 64
 MAX_ROWS_AT_ONCE = 64
 CHUNKS_AHEAD = 512
@@ -144,6 +145,9 @@ class _Block:
             await self._start()
         else:
             timeout_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+            if open_row is not None or self._items:
+                # There is more to make once there is room, which may be long before a row is done.
+                timeout_s = ROOM_S if timeout_s is None else min(ROOM_S, timeout_s)
             waited_for = [row.job.future for row in self.rows]
             await asyncio.wait(waited_for, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         await self._collect()

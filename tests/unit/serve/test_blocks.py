@@ -52,7 +52,7 @@ def test_a_row_of_very_many_chunks_is_made_a_little_ahead_of_the_device() -> Non
     async def main(scheduler: Scheduler) -> Any:
         block = asyncio.create_task(Blocks(scheduler, block_s=600).run(device, items(["a", "long*5000", "b"])))  # type: ignore
         await started(device)
-        while scheduler.queue_depth("batch") < module.CHUNKS_AHEAD:
+        while scheduler.queue_depth("batch") < module.CHUNKS_AHEAD - device.max_size:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         num_ahead = device.num_made
