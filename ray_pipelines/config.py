@@ -7,6 +7,7 @@
     read: {path: s3://bucket/in/}       from where
     write: {path: s3://bucket/out/}     to where
     workers, batch, limits              how; the defaults are meant to be kept
+    workers: serve://app                or: by the replicas of a Serve application
     optimize: {int8: true}              what makes the model cheaper, each off unless asked
     max_error_rate, max_errors          when to give up
 
@@ -45,6 +46,9 @@ __all__ = [
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 ROWS_PER_CALL = 512
+SERVE = "serve://"
+OF_OWN_WORKERS = ("concurrency", "num_gpus", "num_cpus", "num_threads", "stages", "chunking", "autoscaling")
+"""Settings of workers that a job brings itself."""
 ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
 WriteFormat = Literal["parquet", "jsonl", "webdataset"]
 COMPRESSIONS_OF = {
@@ -140,7 +144,23 @@ class ModelConfig(_Config):
 
 
 class WorkersConfig(_Config):
-    """How many workers hold the model, and what each of them gets."""
+    """How many workers hold the model, and what each of them gets; or the Serve application that holds it already.
+
+    Also one text, `serve://NAME`, short for `{serve: NAME}`.
+    """
+
+    serve: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of a Serve application of the same task and model, whose replicas run the rows between "
+        "online requests; no second copy of the model is loaded.",
+    )
+    serve_wait_s: float = Field(
+        300,
+        gt=0,
+        description="Seconds that a job waits for an application that is gone, or of which no replica runs, before it "
+        "fails. What is written stays.",
+    )
 
     concurrency: int | tuple[int, int] | None = Field(
         None, description="Number of workers, or [least, most]; unset, one per GPU, or one in all without GPUs."
@@ -173,6 +193,34 @@ class WorkersConfig(_Config):
     autoscaling: bool = Field(
         False, description="The cluster grows on demand: start even if it cannot hold the workers yet."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _application(cls, values: Any) -> Any:
+        if not isinstance(values, str):
+            return values
+        if not values.startswith(SERVE):
+            raise ValueError(f"expected a mapping, or {SERVE}NAME of a Serve application; got {values!r}.")
+        return {"serve": values}
+
+    @field_validator("serve")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        name = value.removeprefix(SERVE) if value is not None else None
+        if name is not None and (not name or "/" in name):
+            raise ValueError(f"expected the name of a Serve application; got {value!r}.")
+        return name
+
+    @model_validator(mode="after")
+    def _either_workers_or_replicas(self) -> WorkersConfig:
+        if self.serve is None:
+            if "serve_wait_s" in self.model_fields_set:
+                raise ValueError("serve_wait_s: has an effect only beside serve. Drop it.")
+            return self
+        unset = [name for name in OF_OWN_WORKERS if getattr(self, name) != type(self).model_fields[name].default]
+        if unset:
+            raise ValueError(f"{', '.join(unset)}: excludes serve, whose replicas have their own. Drop one.")
+        return self
 
     @field_validator("concurrency")
     @classmethod
@@ -342,6 +390,9 @@ class Job(_Config):
     price_per_hour: float | None = Field(
         None, gt=0, description="Price of the machines per hour, in any currency; the report then has the run's cost."
     )
+    serve: dict[str, Any] = Field(
+        default_factory=dict, description="How `ray-pipelines serve` answers; a run leaves it aside."
+    )
 
     @property
     def read_filesystem(self) -> FilesystemConfig:
@@ -359,6 +410,12 @@ class Job(_Config):
     @model_validator(mode="after")
     def _savings_go_together(self) -> Job:
         self.optimize.check(self.model, self.workers.num_gpus)
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_have_a_task(self) -> Job:
+        if self.workers.serve is not None and (self.model.pipeline_class or self.prediction_type == "infer"):
+            raise ValueError("workers.serve: excludes a pipeline of your own, which no application serves.")
         return self
 
 

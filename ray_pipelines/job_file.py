@@ -20,6 +20,9 @@ from ray_pipelines.validation import describe_validation_error
 
 __all__ = ["apply_override", "job_schema", "read_job", "read_values", "validate_job"]
 
+SHORT_FOR = {"model": "name", "workers": "serve"}
+"""Sections that may be one text: the setting that it stands for."""
+
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """The job in a YAML file, with `a.b=c` overrides applied.
@@ -116,8 +119,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         nested = values.setdefault(parent, {})
-        if isinstance(nested, str) and parent == "model":
-            nested = values[parent] = {"name": nested}
+        if isinstance(nested, str) and parent in SHORT_FOR:
+            nested = values[parent] = {SHORT_FOR[parent]: nested}
         if not isinstance(nested, dict):
             raise ConfigError(f"--set {override}: {parent} is not a mapping in the job file.")
         values = nested
@@ -150,5 +153,9 @@ def job_schema() -> dict[str, Any]:
     schema["properties"]["model"] = {
         "anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}],
         "description": Job.model_fields["model"].description,
+    }
+    schema["properties"]["workers"] = {
+        "anyOf": [{"type": "string", "pattern": "^serve://"}, {"$ref": "#/$defs/WorkersConfig"}],
+        "description": "How many workers, and what each gets; or serve://NAME of a Serve application.",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": variants}

@@ -37,7 +37,8 @@ def describe_validation_error(error: ValidationError, where: str, model: type[Ba
     for detail in error.errors(include_url=False):
         path = [part for part in detail["loc"] if isinstance(part, int) or not _is_union_branch(part)]
         key = ".".join(str(part) for part in ([where] if where else []) + path)
-        problems[f"{key}: {_describe(detail, path, model)}"] = None
+        found = _describe(detail, path, model)
+        problems[f"{key}: {found}" if key else found] = None
     return list(problems)
 
 

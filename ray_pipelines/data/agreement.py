@@ -41,6 +41,8 @@ def measure_agreement(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) ->
     """
     if not setup.optimize.agreement_rows or not setup.optimize.changes_results(setup.model.config):
         return None
+    if plan.application is not None:
+        return Agreement.unknown(f"{plan.application} has the model, of which no second copy is loaded")
     from ray.data import ActorPoolStrategy
 
     sample = dataset.limit(setup.optimize.agreement_rows).map_batches(

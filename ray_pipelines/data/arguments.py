@@ -49,6 +49,7 @@ def pipeline(
     stages: Literal["auto", "fused", "split"] = "auto",
     chunking: Literal["auto", "in_worker", "groupby"] = "auto",
     timeout_s: float | None = WorkersConfig.model_fields["timeout_s"].default,
+    workers: str | WorkersConfig | Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     batch: BatchConfig | Mapping[str, Any] | None = None,
     optimize: OptimizeConfig | Mapping[str, Any] | None = None,
@@ -78,6 +79,8 @@ def pipeline(
         trust_remote_code: Run code that comes with the model.
         pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
         num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
+        workers: `serve://NAME` of a Serve application that has this model and runs the rows; or as in a job file, in
+            place of the arguments above.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         filesystem: How media that rows name by URI are opened; as `read.filesystem` in a job file.
         batch, optimize, limits: As in a job file, e.g. `optimize={"int8": True}`.
@@ -135,15 +138,17 @@ def pipeline(
     problems: list[str] = []
     if batch_size is not None:
         batch = {**_as_dict(batch), "max_size": batch_size}
-    workers: dict[str, Any] = {
+    own_workers: dict[str, Any] = {
         "num_gpus": num_gpus or 0,
         "num_cpus": num_cpus,
         "num_threads": num_threads,
         "concurrency": concurrency,
+        "stages": stages,
+        "chunking": chunking,
+        "timeout_s": timeout_s,
     }
     model_config = _validated(ModelConfig, values, "model", problems)
-    workers |= {"stages": stages, "chunking": chunking, "timeout_s": timeout_s}
-    workers_config = _validated(WorkersConfig, workers, "workers", problems)
+    workers_config = _workers(workers, own_workers, problems)
     batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
     optimize_config = _validated(OptimizeConfig, _as_dict(optimize), "optimize", problems)
     limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
@@ -175,6 +180,23 @@ def pipeline(
         output_column=output_column,
         instances=instances,
     )
+
+
+def _workers(
+    workers: str | WorkersConfig | Mapping[str, Any] | None, arguments: Mapping[str, Any], problems: list[str]
+) -> Any:
+    """The workers that `workers` describes, or the arguments that stand for its settings."""
+    if workers is None:
+        return _validated(WorkersConfig, arguments, "workers", problems)
+    if isinstance(workers, WorkersConfig):
+        workers = workers.model_dump(exclude_unset=True)
+    elif isinstance(workers, str):
+        workers = {"serve": workers}
+    fields = WorkersConfig.model_fields
+    given = {name: value for name, value in arguments.items() if value != fields[name].default}
+    twice = sorted(given.keys() & workers.keys())
+    problems += [f"{name}: is given twice, also in workers. Drop one." for name in twice]
+    return _validated(WorkersConfig, {**given, **workers}, "workers", problems)
 
 
 def _as_dict(value: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ray_pipelines.data.files import find_files
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.output import DEAD_LETTERS, RESULTS, schema_from_text, schema_to_text
 from ray_pipelines.data.pipeline import PipelineSpec
-from ray_pipelines.data.provenance import digest_of, job_values, provenance
+from ray_pipelines.data.provenance import job_values, provenance
 from ray_pipelines.data.read import Input, read_dataset
 from ray_pipelines.data.reporting import saved_forecast, write_report
 from ray_pipelines.data.resume import Commit, Remaining, remaining_units, without_empty
@@ -32,6 +32,7 @@ from ray_pipelines.data.sampling import RowSampler, place_of, rows_to_show, rows
 from ray_pipelines.data.sinks import Sink
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
+from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
 
@@ -91,13 +92,13 @@ def execute(
     """
     from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
-    from ray_pipelines.data.resources import cluster_nodes, plan_workers
+    from ray_pipelines.data.resources import cluster_nodes
     from ray_pipelines.data.stages import apply_stages
 
     start_s = time.perf_counter()
     spec = spec_of_job(job)
     nodes = cluster_nodes()
-    plan = plan_workers(job.workers, spec.planned_task(), nodes)
+    plan = spec.plan(nodes)
     units = remaining_units(run.inventory, run.ledger, run.only)
     rows = read_dataset(source, units, job)
     setup = spec.worker_setup(source.inputs, plan, rows, _prediction_type(run, job))

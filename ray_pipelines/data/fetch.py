@@ -24,9 +24,10 @@ from ray_pipelines.storage import (
     storage_errors,
 )
 
-__all__ = ["fetched"]
+__all__ = ["MEDIA", "fetched"]
 
 MEDIA = ("image", "images", "audio", "video", "chat")
+"""Modalities whose values may name something to be fetched."""
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "hdfs", "http", "https", "memory")
 WEB = ("http", "https")
 ROWS_AHEAD = 16

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.resources import Node, WorkerPlan
+    from ray_pipelines.data.workers import ApplicationSetup, WorkerSetup
+    from ray_pipelines.engine.hub import PinnedModel
     from ray_pipelines.engine.runner import Runner
     from ray_pipelines.report.agreement import Agreement
 
 __all__ = ["PipelineSpec"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class PipelineSpec:
             raise ConfigError(f"model.assistant_model: has no use in {self.task_name}. Drop it.")
         object.__setattr__(self, "parameters", modern_parameters(self.task.name, self.parameters))
         tasks.validate_parameters(self.task, self.parameters)
+        if self.workers.serve is not None and (self.has_own_pipeline or self.instances):
+            raise ConfigError("workers.serve: excludes a pipeline or objects of your own, which no application serves.")
         problems = chunking_problems(self.task, self.workers, self.batch)
         if problems:
             raise ConfigError(problems)
@@ -121,12 +127,12 @@ class PipelineSpec:
         from ray.data.dataset import MaterializedDataset
 
         from ray_pipelines.data.chunking import plan_chunks
-        from ray_pipelines.data.resources import cluster_nodes, plan_workers
+        from ray_pipelines.data.resources import cluster_nodes
         from ray_pipelines.data.stages import apply_stages
 
         mapped = self._mapped_inputs(dataset, inputs)
         nodes = cluster_nodes()
-        plan = plan_workers(self.workers, self.planned_task(), nodes)
+        plan = self.plan(nodes)
         setup = self.worker_setup(mapped, plan, dataset, prediction_type)
         num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
         return apply_stages(dataset, setup, plan_chunks(dataset, setup, plan, nodes, num_rows))
@@ -224,6 +230,21 @@ class PipelineSpec:
             raise ConfigError(problems)
         return dict(inputs)
 
+    def plan(self, nodes: Sequence[Node]) -> WorkerPlan:
+        """What the workers get on these nodes, or which application has the rows.
+
+        Raises:
+            ConfigError: The task cannot be split, or the application does not exist, run, or have the task.
+            ResourceError: The cluster cannot hold the plan.
+        """
+        if self.workers.serve is not None:
+            from ray_pipelines.data.serve_app import plan_replicas
+
+            return plan_replicas(self.workers, self.task.name, nodes)
+        from ray_pipelines.data.resources import plan_workers
+
+        return plan_workers(self.workers, self.planned_task(), nodes)
+
     def planned_task(self) -> tasks.Task:
         """The task, with `chunked` known of a pipeline of the user's own; loads transformers for it.
 
@@ -262,6 +283,8 @@ class PipelineSpec:
         from ray_pipelines.data.workers import WorkerSetup
         from ray_pipelines.engine.hub import resolve_model
 
+        if self.workers.serve is not None and prediction_type is not None:
+            raise ConfigError("prediction_type: excludes workers.serve, whose results have the type of the task.")
         columns, constants = split_inputs(inputs)
         pinned = resolve_model(self.task.name, self.model, self.instances)
         instances = None
@@ -295,9 +318,29 @@ class PipelineSpec:
             num_threads=plan.num_threads,
             timeout_s=self.workers.timeout_s,
             results_as_they_come=prediction_type is not None or task.result_type is None,
+            application=self._application(pinned),
         )
         if known_type is None:
             from ray_pipelines.data.stages import inferred_type
 
             setup = dataclasses.replace(setup, result_type=inferred_type(dataset, setup, plan))
         return setup
+
+    def _application(self, pinned: PinnedModel) -> ApplicationSetup | None:
+        """The application that has the rows, which must have the model.
+
+        Raises:
+            ConfigError: It has another.
+        """
+        name = self.workers.serve
+        if name is None:
+            return None
+        from ray_pipelines.data.serve_app import check_identity
+        from ray_pipelines.data.workers import ApplicationSetup
+        from ray_pipelines.engine.identity import digest_of, model_identity
+
+        if self.batch != BatchConfig():
+            logger.warning("batch: has no effect, as %s has its own.", name)
+        identity = model_identity(pinned, self.optimize)
+        check_identity(name, identity)
+        return ApplicationSetup(name, digest_of(identity), self.workers.serve_wait_s)

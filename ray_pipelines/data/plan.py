@@ -22,7 +22,7 @@ from ray_pipelines.data.reporting import inputs_of, save_forecast
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.run_state import inventory_of
 from ray_pipelines.data.workers import ERROR_COLUMN, PipelineWorker
-from ray_pipelines.errors import JobError
+from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.forecast import Forecast
 from ray_pipelines.report.plan import JobPlan, Trial
@@ -53,6 +53,11 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
         ResourceError: The cluster cannot hold the workers.
         JobError: The model cannot be loaded, or no worker has started.
     """
+    if job.workers.serve is not None:
+        raise ConfigError(
+            "workers.serve: what an application will have time for cannot be foretold. Plan with workers of the job's "
+            "own: --set 'workers={}'."
+        )
     source = check_job(job)
     tables = sample_tables(source, num_rows)
     start_ray()

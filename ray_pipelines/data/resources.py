@@ -60,6 +60,9 @@ class WorkerPlan:
         num_gpus: GPUs of each.
         num_threads: Torch threads of each.
         chunks: How a task with several forwards per row runs; None for any other.
+        application: The Serve application whose replicas run the rows; the one worker only sends them.
+        num_replicas: Its replicas.
+        num_calls: Blocks of rows that are sent at a time at most.
     """
 
     stages: Literal["fused", "split"]
@@ -69,9 +72,14 @@ class WorkerPlan:
     num_gpus: float
     num_threads: int
     chunks: ChunkPlan | None = None
+    application: str | None = None
+    num_replicas: int = 0
+    num_calls: int = 1
 
     def describe(self) -> str:
         """One line for people."""
+        if self.application is not None:
+            return f"serve://{self.application}, {self.num_replicas} replica(s)"
         number = (
             str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers}-{self.max_workers}"
         )

@@ -21,9 +21,10 @@ from ray_pipelines.config import Job
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, Output
-from ray_pipelines.data.provenance import differences, digest_of, versions
+from ray_pipelines.data.provenance import versions
 from ray_pipelines.data.read import Input
 from ray_pipelines.data.resume import COMMITS, Ledger
+from ray_pipelines.engine.identity import differences, digest_of
 from ray_pipelines.errors import ConfigError, JobError
 
 __all__ = ["Run", "RunRecord", "inventory_of", "new_run_id", "open_retry", "open_run"]

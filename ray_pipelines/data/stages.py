@@ -34,6 +34,10 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
     # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
     num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
     dataset, setup = prepare_dataset(dataset, setup, {"num_cpus": num_cpus})
+    if plan.application is not None:
+        from ray_pipelines.data.serve_stage import serve_stage
+
+        return serve_stage(dataset, setup, plan)
     workers: dict[str, Any] = {
         # The next block is fetched, and the last one sent, while a GPU computes. On a CPU the second thread of a worker
         # would have one OpenMP thread of its own, and the forward ran on one core.

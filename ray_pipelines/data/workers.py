@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ERROR_COLUMN",
     "READ_ERROR_COLUMN",
+    "ApplicationSetup",
     "ForwardWorker",
     "PipelineWorker",
     "WorkerSetup",
@@ -47,6 +48,21 @@ __all__ = [
 ERROR_COLUMN = "error"
 READ_ERROR_COLUMN = "__read_error"
 TENSORS_COLUMN = "__tensors"
+
+
+@dataclass(frozen=True)
+class ApplicationSetup:
+    """A Serve application whose replicas run the rows.
+
+    Attributes:
+        name: Its name.
+        identity: Fingerprint of the model that it must have (`engine/identity.py`).
+        wait_s: Seconds that it may be gone or without a running replica.
+    """
+
+    name: str
+    identity: str
+    wait_s: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class WorkerSetup:
         num_threads: Torch threads.
         timeout_s: Seconds that a step may take; None for no limit.
         filesystem: How media that rows name by URI are opened.
+        application: Whose replicas run the rows, where no worker does.
     """
 
     task_name: str
@@ -96,6 +113,7 @@ class WorkerSetup:
     timeout_s: float | None = None
     prepared: Mapping[str, str] = field(default_factory=dict)
     filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
+    application: ApplicationSetup | None = None
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
@@ -223,20 +241,31 @@ def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     return counted(output, runner.counters.since(before), setup)
 
 
-def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Sequence[int]) -> Iterator[Any]:
-    """What the pipeline takes of each of `rows`, or its error; decoded one at a time, as the runner asks for them."""
+def fields_of_table(
+    table: pa.Table, setup: WorkerSetup, rows: Sequence[int] | None = None
+) -> Iterator[dict[str, Any] | RowError]:
+    """The fields of each row, or its error; made one at a time, as they are asked for.
+
+    Args:
+        table: The rows.
+        setup: The pipeline.
+        rows: Which rows; unset, all.
+    """
     read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
     columns = {name: table[column] for name, column in setup.inputs.items()}
-
-    def fields_of(row: int) -> dict[str, Any] | RowError:
+    for row in range(table.num_rows) if rows is None else rows:
         if read_errors is not None and read_errors[row].is_valid:
-            return RowError(**read_errors[row].as_py())
+            yield RowError(**read_errors[row].as_py())
+            continue
         fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
         made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
-        return {**fields, **made}
+        yield {**fields, **made}
 
+
+def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Sequence[int]) -> Iterator[Any]:
+    """What the pipeline takes of each of `rows`, or its error; decoded one at a time, as the runner asks for them."""
     modalities = {each.name: each.modality for each in runner.steps.task.inputs}
-    found = fetched(map(fields_of, rows), modalities, setup.limits, setup.filesystem)
+    found = fetched(fields_of_table(table, setup, rows), modalities, setup.limits, setup.filesystem)
     for place, fields in enumerate(found):
         if isinstance(fields, RowError):
             yield fields
@@ -255,10 +284,14 @@ def _value(scalar: Any) -> Any:
 def with_results(table: pa.Table, results: list[Any], setup: WorkerSetup) -> pa.Table:
     """The user's columns, the results and the errors."""
     column, errors = results_to_arrow(results, setup.result_type)
+    return with_columns(table, column, errors_to_arrow(errors), setup)
+
+
+def with_columns(table: pa.Table, results: pa.Array, errors: pa.Array, setup: WorkerSetup) -> pa.Table:
+    """The user's columns, and those of results and errors."""
     unneeded = {READ_ERROR_COLUMN, *setup.dropped_columns}
     table = table.drop_columns([name for name in table.column_names if name in unneeded])
-    table = set_column(table, setup.output_column, column)
-    return set_column(table, ERROR_COLUMN, errors_to_arrow(errors))
+    return set_column(set_column(table, setup.output_column, results), ERROR_COLUMN, errors)
 
 
 def results_of_rows(

@@ -110,6 +110,17 @@ class Counters:
             }
         )
 
+    def of_forwards(self) -> Counters:
+        """What concerns forwards alone.
+
+        >>> Counters(num_chunks=2, decode_s=1.0).of_forwards().to_json()
+        '{"num_chunks": 2}'
+        """
+        forwards = self.copy()
+        for name in ("num_truncated", "read_s", "decode_s", "preprocess_s", "postprocess_s", "write_s"):
+            setattr(forwards, name, 0)
+        return forwards
+
     def note_costs(self, costs: Sequence[int]) -> None:
         """Counts chunks by their cost.
 

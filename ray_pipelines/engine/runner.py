@@ -33,6 +33,7 @@ from ray_pipelines.errors import RowError, RowTimeout, Stage, attempt
 
 __all__ = ["Runner"]
 
+FIRST_BATCH_SIZE = 16
 BATCHES_PER_WINDOW = 32
 """So many batches of sorted rows have less than 5 % of padding on natural texts."""
 
@@ -79,6 +80,14 @@ class Runner:
         chunks = list(self.explode(item, row))
         return chunks[-1] if chunks and isinstance(chunks[-1], RowError) else chunks
 
+    def preprocess_many(self, items: Sequence[Any]) -> list[Any]:
+        """For each item its chunks, or None where it must be preprocessed by itself; as one step, where that is faster.
+
+        What `explode` gives is the same.
+        """
+        many = self._many() if len(items) > 1 else None
+        return [None] * len(items) if many is None else list(many.chunks(items, range(len(items))))
+
     def explode(self, item: Any, row: int = 0) -> Iterator[Any]:
         """The chunks of one item as they are made; the last is a `RowError` if there can be no more."""
         return iter([item]) if isinstance(item, RowError) else exploded(self._chunks, item, row, self.counters)
@@ -98,6 +107,13 @@ class Runner:
     def max_size(self) -> int:
         """How many chunks share a forward at most, by what is known so far."""
         return self._forwards.max_size
+
+    def batch_size(self, cost: int) -> int:
+        """How many chunks of this cost a forward has at best, by what is known so far."""
+        full_cost = self._forwards.full_cost
+        if full_cost is None:
+            return min(FIRST_BATCH_SIZE, self.max_size)
+        return max(1, min(self.max_size, full_cost // max(1, cost + self.steps.extra_cost)))
 
     def _watched(self, stage: Stage, rows: Sequence[int], step: Callable[[], Any]) -> Any:
         return self.watch.run(stage, rows, step)

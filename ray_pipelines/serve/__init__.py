@@ -10,8 +10,10 @@ in front of it would cost more than the forward of a small encoder.
     openai.py     OpenAI's routes                         parameters.py  what clients may set
     endpoint.py   one pipeline for many callers           replies.py     results → what clients parse
     scheduler.py  two lanes in front of one device        streaming.py   generation token by token
+    blocks.py     rows of batch jobs between requests     schema.py      the OpenAPI document
     security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
-    application.py  on Ray Serve                          schema.py      the OpenAPI document
+    application.py  on Ray Serve                          cpu.py, slices.py  parts of the scheduler
+    autoscaling.py  how many replicas
 """
 
 from __future__ import annotations

@@ -12,23 +12,25 @@ A replica also takes blocks of rows from batch jobs (`run_rows`), which share th
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
 from ray_pipelines import tasks
+from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
+from ray_pipelines.engine.identity import model_identity
 from ray_pipelines.engine.process import prepare_process
-from ray_pipelines.errors import ConfigError, JobError
-from ray_pipelines.serve.config import Serving, read_serving, validate_serving
+from ray_pipelines.errors import JobError
+from ray_pipelines.serve.autoscaling import OnlineLoad
+from ray_pipelines.serve.config import ServeConfig, Serving, read_serving, validate_serving
 
 __all__ = ["PipelineReplica", "app", "run_until_interrupted", "start"]
 
@@ -58,12 +60,14 @@ class PipelineReplica:
         workers = serving.workers
         torch.set_num_threads(workers.num_threads or max(1, int(workers.num_cpus or os.cpu_count() or 1)))
         task = tasks.get(serving.task)
-        parameters = tasks.validate_parameters(task, serving.parameters)
+        # Parameters come with each request and each job: those of one must not show in the other.
+        parameters = tasks.validate_parameters(task, {})
         device = serving.model.device or ("cuda:0" if workers.num_gpus else "cpu")
         limits, optimize = serving.media_limits(), serving.optimize
         loading = {"device": device, "offline": True}
         runner = load_runner(task, pinned, parameters, serving.batch, limits, serving.seed, optimize, **loading)
-        self.endpoint = Endpoint(serving, runner, model_id(serving))
+        identity = model_identity(pinned, serving.optimize)
+        self.endpoint = Endpoint(serving, runner, model_id(serving), identity)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The routes; Serve asks for them once the replica is loaded."""
@@ -72,37 +76,37 @@ class PipelineReplica:
 
         return build_app(self.endpoint, Guard.from_environment(required=not self.endpoint.serving.serve.open_to_all))
 
-    async def run_rows(self, task: str, parameters: Mapping[str, Any], rows: Sequence[Any]) -> list[Any]:
-        """Results or `RowError`s of rows of a batch job, in order.
-
-        Args:
-            task: The job's task, which must be this endpoint's.
-            parameters: The job's parameters.
-            rows: The fields of each row, or its `RowError`.
+    async def run_rows(self, batch: RowBatch) -> RowAnswers:
+        """Results of rows of a batch job; those that there was no time for are handed back.
 
         Raises:
-            ConfigError: The endpoint has another task.
-            Refused: 503: this replica is going away; ask another.
+            ConfigError: The rows are meant for another task or model.
         """
-        if tasks.get(task).name != self.endpoint.task.name:
-            raise ConfigError(f"workers: the endpoint has {self.endpoint.task.name}; the job asks for {task}.")
-        return await self.endpoint.run_rows(parameters, rows)
+        return await self.endpoint.run_rows(batch)
 
     def describe(self) -> dict[str, Any]:
         """What the endpoint is and has done, for those who may call it by handle."""
         scheduler = self.endpoint.scheduler
         waiting = {"online": scheduler.queue_depth("online"), "batch": scheduler.queue_depth("batch")}
-        return {**self.endpoint.info(), "stats": vars(scheduler.stats), "waiting": waiting, "pid": os.getpid()}
+        return {
+            **self.endpoint.info(),
+            "identity": self.endpoint.identity,
+            "num_cpus": _num_cpus(self.endpoint.serving),
+            "max_replicas": _bounds(self.endpoint.serving.serve)[1],
+            "stats": vars(scheduler.stats),
+            "waiting": waiting,
+            "pid": os.getpid(),
+        }
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What autoscaling looks at: requests at work, and chunks of batch jobs that wait."""
-        scheduler = self.endpoint.scheduler
-        return {"online": float(scheduler.num_waiting), "batch": float(scheduler.queue_depth("batch"))}
+        """What autoscaling looks at (`autoscaling.py`): requests at work, and rows of batch jobs that wait."""
+        return {"online": float(self.endpoint.scheduler.num_waiting), "batch": float(self.endpoint.blocks.num_rows)}
 
     def check_health(self) -> None:
-        """Raises if the device has not come back from a forward for a long time, so that Serve starts another."""
-        if self.endpoint.scheduler.is_wedged(WEDGED_AFTER_S):
-            raise JobError(f"the device has not come back from a forward for {WEDGED_AFTER_S:g} seconds.")
+        """Raises if one step has not come back for a long time, so that Serve starts another replica."""
+        limit_s = min(WEDGED_AFTER_S, self.endpoint.serving.workers.timeout_s or WEDGED_AFTER_S)
+        if self.endpoint.scheduler.is_wedged(limit_s):
+            raise JobError(f"a step has not come back for {limit_s:g} seconds.")
 
     async def __del__(self) -> None:
         """Lets the slice that runs end; rows that wait go back to their jobs."""
@@ -115,29 +119,6 @@ def model_id(serving: Serving) -> str:
     """What clients are told of the model: its id on the hub, or the name of its folder without the path to it."""
     name = serving.model.name or f"default-of-{serving.task}"
     return Path(name).name if looks_like_path(name) or Path(name).is_dir() else name
-
-
-class OnlineLoad:
-    """Scales by requests at work, and by waiting rows of batch jobs only if asked to.
-
-    Args:
-        requests_per_replica: What each replica should have at work.
-        scale_on_batch: Rows of batch jobs count, too.
-    """
-
-    def __init__(self, requests_per_replica: float, scale_on_batch: bool) -> None:
-        self.requests_per_replica = requests_per_replica
-        self.scale_on_batch = scale_on_batch
-
-    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """The number of replicas, between the bounds."""
-        metrics = context.aggregated_metrics or {}
-        load = sum(metrics.get("online", {}).values())
-        if self.scale_on_batch:
-            load += sum(metrics.get("batch", {}).values()) / 32
-        wanted = math.ceil(load / self.requests_per_replica)
-        least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-        return max(least, min(most, max(1, wanted))), {}
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -204,7 +185,7 @@ def _bind(serving: Serving) -> Application:
     workers = serving.workers
     scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if isinstance(options.replicas, tuple):
-        least, most = options.replicas
+        least, most = _bounds(options)
         policy = AutoscalingPolicy(
             policy_function=OnlineLoad,
             policy_kwargs={
@@ -217,7 +198,7 @@ def _bind(serving: Serving) -> Application:
         PipelineReplica,
         name=DEPLOYMENT,
         ray_actor_options={
-            "num_cpus": 1 if workers.num_cpus is None else workers.num_cpus,
+            "num_cpus": _num_cpus(serving),
             "num_gpus": workers.num_gpus,
         },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -227,6 +208,16 @@ def _bind(serving: Serving) -> Application:
         **scaling,
     )
     return deployment.bind(serving, pinned)
+
+
+def _num_cpus(serving: Serving) -> float:
+    """CPUs of a replica."""
+    return 1 if serving.workers.num_cpus is None else serving.workers.num_cpus
+
+
+def _bounds(options: ServeConfig) -> tuple[int, int]:
+    """The least and the most replicas."""
+    return options.replicas if isinstance(options.replicas, tuple) else (options.replicas, options.replicas)
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ray_pipelines import tasks
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, OptimizeConfig, WorkersConfig
@@ -99,6 +99,15 @@ class Serving(_Config):
     limits: MediaLimits = Field(default_factory=MediaLimits, description="What decoding may cost.")
     seed: int = Field(0, description="With an input's content, its seed where a task draws random numbers.")
     serve: ServeConfig = Field(default_factory=ServeConfig, description="How the endpoint answers.")
+
+    @model_validator(mode="after")
+    def _has_the_model(self) -> Serving:
+        if self.workers.serve is not None:
+            raise ValueError(
+                "workers.serve: names an application for a job's rows; what serves has the model itself. Say "
+                "--set 'workers={}', or what each replica gets."
+            )
+        return self
 
     def media_limits(self) -> MediaLimits:
         """The stricter of the specification's limits and those for clients."""

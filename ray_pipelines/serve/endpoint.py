@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from ray_pipelines import tasks
+from ray_pipelines.engine.exchange import RowAnswers, RowBatch
+from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.config import Serving
 from ray_pipelines.serve.fetch import fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
@@ -39,14 +42,19 @@ class Endpoint:
         serving: The specification.
         runner: The executor of the loaded pipeline.
         model_id: What the model is called in answers.
+        identity: What of the model determines results (`engine/identity.py`); only rows of jobs with the same are run.
     """
 
-    def __init__(self, serving: Serving, runner: Runner, model_id: str) -> None:
+    def __init__(
+        self, serving: Serving, runner: Runner, model_id: str, identity: Mapping[str, Any] | None = None
+    ) -> None:
         self.serving = serving
         self.task = tasks.get(serving.task)
         self.model_id = model_id
         self.limits = serving.serve.limits
+        self.identity = dict(identity or {})
         self.scheduler = Scheduler(runner, serving.serve)
+        self.blocks = Blocks(self.scheduler)
         self._fetch = fetcher(serving.serve.allowed_hosts, self.limits.max_body_bytes)
 
     async def parse(self, content_type: str | None, body: bytes) -> Call:
@@ -127,17 +135,23 @@ class Endpoint:
             asked = RequestParameters({**asked.task, "pooling": "mean"})
         return await self.results(tuple({"text": text} for text in texts), asked)
 
-    async def run_rows(self, parameters: Mapping[str, Any], rows: Sequence[Any]) -> list[Any]:
-        """Results or `RowError`s of rows of a batch job, in order, when the device has nothing more urgent to do.
+    async def run_rows(self, batch: RowBatch) -> RowAnswers:
+        """Results of rows of a batch job, when the device has nothing more urgent to do; some may be handed back.
 
-        Args:
-            parameters: The job's own; unlike a client's, any that the task has.
-            rows: The fields of each row, or its `RowError`.
+        Raises:
+            ConfigError: The rows are meant for another task or model.
         """
-        runner = self.scheduler.variant(tasks.validate_parameters(self.task, parameters))
-        make = runner.steps.item_of_fields
-        items = [partial(_row_error, row) if isinstance(row, RowError) else partial(make, row) for row in rows]
-        return await self.scheduler.run_block(runner, items)
+        if tasks.get(batch.task).name != self.task.name:
+            raise ConfigError(f"workers.serve: serves {self.task.name}; the job asks for {batch.task}.")
+        if batch.identity != digest_of(self.identity):
+            raise ConfigError("workers.serve: serves another model, or with other settings, than when the job began.")
+        parameters = tasks.validate_parameters(self.task, batch.parameters)
+        runner = self.scheduler.variant(parameters, batch.seed, batch.limits)
+        items = [partial(_item, runner, batch, row) for row in range(batch.num_rows)]
+        results, counters = await self.blocks.run(runner, items, batch.is_alone)
+        assert self.task.result_type is not None
+        counters.device, counters.dtype = self.scheduler.runner.counters.device, self.scheduler.runner.counters.dtype
+        return RowAnswers.of(results, self.task.result_type(parameters), counters)
 
     async def count_tokens(self, texts: list[str]) -> int:
         """How many tokens the texts have, as the model takes them."""
@@ -207,8 +221,8 @@ def _texts(call: Call) -> list[str]:
     return [row.get("text", "") for row in call.rows]
 
 
-def _row_error(error: RowError) -> RowError:
-    return error
+def _item(runner: Runner, batch: RowBatch, row: int) -> Any:
+    return attempt("decode", lambda: runner.steps.item_of_fields(batch.fields(row)))
 
 
 def _similarities(vectors: list[Any]) -> list[float]:

@@ -9,8 +9,9 @@ the same cost as the oldest. Nobody waits for a batch to fill, so a lone request
 batches grow by themselves. Entries are chunks, so a long recording does not hold up others for longer than one forward.
 
 The batch lane has the device when no online entry waits. Its slices are as large as the executor's batches while
-nobody is online, and else as large as `slice_budget_ms` allows, by what forwards have cost lately. Once it has waited
-for `STARVING_S`, it gets a slice anyway.
+nobody is online (or as several, up to `FULL_SLICE_S`), and else as large as `slice_budget_ms` allows, by what slices
+have cost lately. Once it has waited for `STARVING_S`, it gets a slice anyway.
+What cannot be cut is a single chunk's forward: a generation holds the device until it is done.
 
 Why not `@serve.batch`: it forms batches before it can run them, fails all for one, and knows neither cost nor lanes.
 """
@@ -18,35 +19,34 @@ Why not `@serve.batch`: it forms batches before it can run them, fails all for o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import queue
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ray_pipelines.engine.batching import cost
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.memory import exit_if_device_lost
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError, attempt
+from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.serve.config import ServeConfig
+from ray_pipelines.serve.cpu import CpuThread, Lane, call_in
 from ray_pipelines.serve.refusals import Refused, refusal_of
+from ray_pipelines.serve.slices import SliceSize
 
-__all__ = ["Scheduler", "SchedulerStats"]
+__all__ = ["Job", "Scheduler", "SchedulerStats"]
 
 T = TypeVar("T")
-Lane = Literal["online", "batch"]
 STARVING_S = 1.0
 ONLINE_FOR_S = 1.0
 """How long after the last online request batch slices stay short."""
-BATCH_GIVES_WAY_S = 0.2
-"""How much later than that of a request the preprocessing of a batch job's rows is due."""
-ROWS_PREPARED_AT_ONCE = 8
-ROWS_PREPARED_AHEAD = 256
+FULL_SLICE_S = 0.1
+CHUNKS_LOOKED_AT = 512
 MAX_VARIANTS = 64
 SMOOTHING = 0.2
 
@@ -72,19 +72,28 @@ class SchedulerStats:
     busy_s: dict[Lane, float] = field(default_factory=lambda: {"online": 0.0, "batch": 0.0})
 
 
-class _Job:
-    """One input on its way through the device; its future is resolved in the event loop."""
+class Job:
+    """One input on its way through the device; its future is resolved in the event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline_s: float) -> None:
+    Outputs and counts are changed with the scheduler's lock held.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline_s: float, counters: Counters | None = None) -> None:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.deadline_s = deadline_s
+        self.counters = counters
         self.outputs: list[Any] = []
         self.num_missing = 0
+        self.is_complete = True
         self.is_dropped = False
 
+    def resolve_if_done(self) -> None:
+        if self.is_complete and not self.num_missing:
+            self.resolve(self.outputs)
+
     def resolve(self, value: Any) -> None:
-        _call_in(self.loop, self._set, value)
+        call_in(self.loop, self._set, value)
 
     def _set(self, value: Any) -> None:
         if not self.future.done():
@@ -92,10 +101,10 @@ class _Job:
 
 
 @dataclass
-class _Entry:
+class Entry:
     """A chunk that waits for the device, or a call that needs it to itself."""
 
-    job: _Job
+    job: Job
     index: int
     cost: int
     runner: Runner | None = None
@@ -116,26 +125,35 @@ class Scheduler:
         self.stats = SchedulerStats()
         self.is_draining = False
         self._config = config
-        self._lanes: dict[Lane, deque[_Entry]] = {"online": deque(), "batch": deque()}
+        self._lanes: dict[Lane, deque[Entry]] = {"online": deque(), "batch": deque()}
         self._queued_cost = 0
         self.num_waiting = 0
         self._seconds_per_cost = 0.0
+        self._slices = {True: SliceSize(config.slice_budget_ms / 1000), False: SliceSize(FULL_SLICE_S)}
         self._last_online_s = self._last_slice_s = self._beat_s = float("-inf")
         self._is_busy = False
         self._variants: OrderedDict[Any, Runner] = OrderedDict()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._cpu = _CpuThread()
+        self._cpu = CpuThread()
         self._device = threading.Thread(target=self._serve_device, name="device", daemon=True)
         self._device.start()
 
     # --- what callers use
 
-    def variant(self, parameters: Any, seed: int | None = None) -> Runner:
-        """The runner for other parameters of the task; the same object for equal ones, so that they share forwards."""
-        key = (parameters.model_dump_json(exclude_unset=True), seed)
+    def variant(self, parameters: Any, seed: int | None = None, limits: MediaLimits | None = None) -> Runner:
+        """The runner for other parameters of the task; the same object for equal ones, so that they share forwards.
+
+        Args:
+            parameters: Of the task.
+            seed: Of what is drawn at random; unset, the pipeline's own.
+            limits: What decoding may cost; unset, the pipeline's own.
+        """
+        key = (parameters.model_dump_json(exclude_unset=True), seed, limits)
         if key not in self._variants:
-            self._variants[key] = self.runner.with_parameters(parameters, seed)
+            runner = self._variants[key] = self.runner.with_parameters(parameters, seed)
+            if limits is not None:
+                runner.steps.limits = limits
             if len(self._variants) > MAX_VARIANTS:
                 self._variants.popitem(last=False)
         self._variants.move_to_end(key)
@@ -154,7 +172,7 @@ class Scheduler:
         self._admit()
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
-        job = _Job(asyncio.get_running_loop(), time.monotonic() + self._config.timeout_s)
+        job = Job(asyncio.get_running_loop(), time.monotonic() + self._config.timeout_s)
         try:
             outputs = await asyncio.wait_for(self._outputs(job, runner, prepare), self._config.timeout_s)
         except TimeoutError:
@@ -171,12 +189,14 @@ class Scheduler:
         """The result of `function()`, run on the device thread as an online entry of its own: a streamed generation."""
         self._admit()
         self._last_online_s = time.monotonic()
-        job = _Job(asyncio.get_running_loop(), float("inf"))
-        self._put("online", [_Entry(job, 0, 0, call=function)])
+        self.num_waiting += 1
+        job = Job(asyncio.get_running_loop(), float("inf"))
+        self._put("online", [Entry(job, 0, 0, call=function)])
         try:
             return await job.future
         finally:
             job.is_dropped = True
+            self.num_waiting -= 1
 
     async def on_cpu(self, function: Callable[[], T]) -> T:
         """The result of `function()`, run on the CPU thread ahead of batch work.
@@ -189,43 +209,50 @@ class Scheduler:
             raise refusal_of(made)
         return cast(T, made)
 
-    async def run_block(self, runner: Runner, items: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The results or `RowError`s of a block of a batch job, in order, at the lowest priority.
+    async def on_cpu_later(self, function: Callable[[], T]) -> T:
+        """The result of `function()`, run on the CPU thread once requests have had their turn."""
+        return cast(T, await self._cpu.run("batch", function))
+
+    def batch_job(self, counters: Counters) -> Job:
+        """A row of a batch job that is to go through the device; what its forwards cost is added to `counters`."""
+        return Job(asyncio.get_running_loop(), float("inf"), counters)
+
+    def enter_batch(self, job: Job, runner: Runner, chunks: Sequence[Any], is_complete: bool) -> None:
+        """Puts chunks of a row into the batch lane, behind those that it has there already.
 
         Args:
+            job: Of `batch_job`.
             runner: Of `variant`.
-            items: Each gives what `Steps.preprocess` takes, or a `RowError`; called in the CPU thread.
-
-        Raises:
-            Refused: 503: the replica is draining; the block belongs to another.
+            chunks: The next ones.
+            is_complete: No more will come.
         """
-        loop = asyncio.get_running_loop()
-        jobs: list[_Job] = []
-        for start in range(0, len(items), ROWS_PREPARED_AT_ONCE):
-            if self.is_draining:
-                raise Refused(503, "This replica is going away.", "draining")
-            while len(jobs) - sum(job.future.done() for job in jobs) > ROWS_PREPARED_AHEAD:
-                await asyncio.wait([job.future for job in jobs if not job.future.done()], return_when="FIRST_COMPLETED")
-            some = items[start : start + ROWS_PREPARED_AT_ONCE]
-            made = await self._cpu.run("batch", partial(_preprocessed, runner, some))
-            for chunks in made:
-                job = _Job(loop, float("inf"))
-                jobs.append(job)
-                self._enter("batch", job, runner, chunks)
-        results = []
-        for job in jobs:
-            outputs = await job.future
-            results.append(await self._cpu.run("batch", partial(runner.postprocess, outputs)))
-        self.stats.num_rows += len(results)
-        return results
+        with self._changed:
+            start = len(job.outputs)
+            job.outputs += [None] * len(chunks)
+            job.num_missing += len(chunks)
+            job.is_complete = is_complete
+            self._put(
+                "batch", [Entry(job, start + index, cost(chunk), runner, chunk) for index, chunk in enumerate(chunks)]
+            )
+            job.resolve_if_done()
+
+    def enter_batch_call(self, job: Job, function: Callable[[], Any]) -> None:
+        """Puts a call into the batch lane, which runs on the device thread by itself and resolves `job`."""
+        self._put("batch", [Entry(job, 0, 0, call=function)])
 
     def queue_depth(self, lane: Lane) -> int:
         """Chunks that wait in a lane."""
         return len(self._lanes[lane])
 
+    @property
+    def is_online(self) -> bool:
+        """Whether there was a request just now, so that slices of batch jobs are kept short."""
+        return self.num_waiting > 0 or time.monotonic() - self._last_online_s < ONLINE_FOR_S
+
     def is_wedged(self, after_s: float) -> bool:
-        """Whether one forward has held the device for longer than `after_s`."""
-        return self._is_busy and time.monotonic() - self._beat_s > after_s
+        """Whether one forward, or one step on the CPU, has not come back for longer than `after_s`."""
+        is_device_stuck = self._is_busy and time.monotonic() - self._beat_s > after_s
+        return is_device_stuck or self._cpu.busy_s > after_s
 
     def close(self) -> None:
         """Ends the threads; what waits is not answered any more."""
@@ -242,23 +269,20 @@ class Scheduler:
             self.stats.num_refused += 1
             raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=max(1.0, wait_s / 2))
 
-    async def _outputs(self, job: _Job, runner: Runner, prepare: Callable[[], Any]) -> Any:
+    async def _outputs(self, job: Job, runner: Runner, prepare: Callable[[], Any]) -> Any:
         if runner.steps.is_random:
             # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
-            self._put("online", [_Entry(job, 0, 0, call=lambda: next(iter(runner.outputs([prepare()]))))])
+            self._put("online", [Entry(job, 0, 0, call=lambda: next(iter(runner.outputs([prepare()]))))])
             return await job.future
-        self._enter("online", job, runner, await self._cpu.run("online", prepare))
-        return await job.future
-
-    def _enter(self, lane: Lane, job: _Job, runner: Runner, chunks: Any) -> None:
+        chunks = await self._cpu.run("online", prepare)
         if isinstance(chunks, RowError) or not chunks:
-            job.resolve(chunks)
-            return
+            return chunks
         job.outputs = [None] * len(chunks)
         job.num_missing = len(chunks)
-        self._put(lane, [_Entry(job, index, cost(chunk), runner, chunk) for index, chunk in enumerate(chunks)])
+        self._put("online", [Entry(job, index, cost(chunk), runner, chunk) for index, chunk in enumerate(chunks)])
+        return await job.future
 
-    def _put(self, lane: Lane, entries: Iterable[_Entry]) -> None:
+    def _put(self, lane: Lane, entries: Iterable[Entry]) -> None:
         with self._changed:
             for entry in entries:
                 self._lanes[lane].append(entry)
@@ -279,11 +303,13 @@ class Scheduler:
                 continue
             start_s = self._beat_s = time.monotonic()
             self._is_busy = True
-            exit_if_device_lost(partial(self._forward, picked))
+            exit_if_device_lost(partial(self._forward, lane, picked))
             self._is_busy = False
             self._note(lane, picked, time.monotonic() - start_s)
+            if lane == "batch":
+                self._hand_on(picked)
 
-    def _pick(self) -> tuple[Lane, list[_Entry]]:
+    def _pick(self) -> tuple[Lane, list[Entry]]:
         """What shares the next forward; called with the lock held."""
         now_s = time.monotonic()
         is_starving = bool(self._lanes["batch"]) and now_s - self._last_slice_s > STARVING_S
@@ -300,109 +326,80 @@ class Scheduler:
             return lane, self._remove(lane, [oldest])
         fitting = [
             entry
-            for entry in itertools.islice(waiting, ROWS_PREPARED_AHEAD)
+            for entry in itertools.islice(waiting, CHUNKS_LOOKED_AT)
             if entry.runner is oldest.runner and _is_near(entry.cost, oldest.cost) and not entry.job.is_dropped
         ]
         if lane == "batch":
             self._last_slice_s = now_s
-        return lane, self._remove(lane, fitting[: self._max_entries(lane, oldest, now_s)])
+        # Those of about the same cost: what does not fit has its turn when it is the oldest.
+        fitting.sort(key=lambda entry: abs(entry.cost - oldest.cost))
+        return lane, self._remove(lane, fitting[: self._max_entries(lane, oldest)])
 
-    def _max_entries(self, lane: Lane, oldest: _Entry, now_s: float) -> int:
+    def _max_entries(self, lane: Lane, oldest: Entry) -> int:
         assert oldest.runner is not None
-        most = oldest.runner.max_size
-        if lane == "batch" and now_s - self._last_online_s < ONLINE_FOR_S and self._seconds_per_cost:
-            in_budget = self._config.slice_budget_ms / 1000 / (self._seconds_per_cost * max(1, oldest.cost))
-            most = min(most, int(in_budget))
-        return max(1, most)
+        if lane == "online":
+            return oldest.runner.max_size
+        size = self._slices[self.is_online].num_entries(oldest.cost)
+        if not self.is_online:
+            size = max(size, oldest.runner.batch_size(oldest.cost))
+        return min(oldest.runner.max_size, size)
 
-    def _remove(self, lane: Lane, entries: list[_Entry]) -> list[_Entry]:
+    def _remove(self, lane: Lane, entries: list[Entry]) -> list[Entry]:
         chosen = {id(entry) for entry in entries}
         self._lanes[lane] = deque(entry for entry in self._lanes[lane] if id(entry) not in chosen)
         if lane == "online":
             self._queued_cost -= sum(entry.cost for entry in entries)
         return entries
 
-    def _forward(self, picked: list[_Entry]) -> None:
+    def _forward(self, lane: Lane, picked: list[Entry]) -> None:
         first = picked[0]
         if first.call is not None:
             first.job.resolve(attempt("forward", first.call))
             return
         assert first.runner is not None
+        before = first.runner.counters.copy() if first.job.counters is not None else None
         outputs = first.runner.outputs([entry.chunk] for entry in picked)
         for entry, output in zip(picked, outputs, strict=True):
             job = entry.job
-            if isinstance(output, RowError):
-                job.is_dropped = True
-                job.resolve(output)
-                continue
-            (job.outputs[entry.index],) = output
-            job.num_missing -= 1
-            if not job.num_missing:
-                job.resolve(job.outputs)
+            with self._changed:
+                if isinstance(output, RowError):
+                    job.is_dropped = True
+                    job.outputs[entry.index] = output
+                else:
+                    (job.outputs[entry.index],) = output
+                job.num_missing -= 1
+            if lane == "online":
+                # Rows of jobs wait until all of their slice is counted.
+                self._hand_on([entry])
+        if before is not None and first.job.counters is not None:
+            first.job.counters.add(first.runner.counters.since(before).of_forwards())
 
-    def _note(self, lane: Lane, picked: list[_Entry], elapsed_s: float) -> None:
+    def _hand_on(self, picked: list[Entry]) -> None:
+        """Resolves the inputs that are done."""
+        for entry in picked:
+            job = entry.job
+            if entry.call is not None:
+                continue
+            with self._changed:
+                output = job.outputs[entry.index]
+                if isinstance(output, RowError):
+                    job.resolve(output)
+                else:
+                    job.resolve_if_done()
+
+    def _note(self, lane: Lane, picked: list[Entry], elapsed_s: float) -> None:
         self.stats.num_forwards[lane] += 1
         self.stats.num_entries[lane] += len(picked)
         self.stats.busy_s[lane] += elapsed_s
         padded = max(entry.cost for entry in picked) * len(picked)
+        if lane == "batch" and padded:
+            self._slices[self.is_online].note(padded, elapsed_s)
         if padded:
             latest = elapsed_s / padded
             known = self._seconds_per_cost
             self._seconds_per_cost = latest if not known else known + SMOOTHING * (latest - known)
 
 
-def _preprocessed(runner: Runner, items: Iterable[Callable[[], Any]]) -> list[Any]:
-    return [runner.preprocess(make_item()) for make_item in items]
-
-
 def _is_near(one: int, other: int) -> bool:
     """Whether padding one to the other is cheaper than two forwards."""
     return max(one, other) <= 2 * min(one, other) + 16
-
-
-class _CpuThread:
-    """One thread for tokenizers and decoders, which are not safe in several.
-
-    Work goes in the order in which it is due: that of requests at once, that of batch jobs a little later, so that it
-    gives way but is never starved.
-    """
-
-    def __init__(self) -> None:
-        self._queue: queue.PriorityQueue[tuple[float, int, Any]] = queue.PriorityQueue()
-        self._number = itertools.count()
-        threading.Thread(target=self._serve, name="cpu", daemon=True).start()
-
-    async def run(self, lane: Lane, function: Callable[[], Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        due_s = time.monotonic() + (BATCH_GIVES_WAY_S if lane == "batch" else 0)
-        self._queue.put((due_s, next(self._number), (loop, future, function)))
-        return await future
-
-    def close(self) -> None:
-        self._queue.put((float("-inf"), next(self._number), None))
-
-    def _serve(self) -> None:
-        while True:
-            _, _, work = self._queue.get()
-            if work is None:
-                return
-            loop, future, function = work
-            if future.cancelled():
-                continue
-            _call_in(loop, _settle, future, attempt("preprocess", function))
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
-    """Calls in the thread of an event loop, unless that has ended with its callers."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)
-
-
-def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if future.done():
-        return
-    if isinstance(value, RowError) and isinstance(value.__cause__, Refused):
-        future.set_exception(value.__cause__)
-    else:
-        future.set_result(value)

@@ -162,3 +162,43 @@ def test_groupby_is_refused_by_name() -> None:
         rp.ConfigError, match=re.escape("batch.window_chunks: has an effect only where chunks are spread")
     ):
         rp.pipeline("question-answering", model="x", chunking="in_worker", batch={"window_chunks": 3})
+
+
+@pytest.mark.parametrize("workers", ["serve://app", {"serve": "app"}, {"serve": "serve://app", "timeout_s": 5}])
+def test_an_application_may_have_the_rows(workers: Any) -> None:
+    assert validate_job({**GOOD, "workers": workers, "serve": {"name": "app"}}).workers.serve == "app"
+    assert rp.pipeline("fill-mask", model="org/model", workers=workers).workers.serve == "app"
+
+
+def test_an_application_is_set_and_unset_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, "workers": {"num_gpus": 1}}))
+    assert rp.read_job(path, ["workers=serve://app"]).workers.serve == "app"
+    path.write_text(yaml.safe_dump({**GOOD, "workers": "serve://app"}))
+    assert rp.read_job(path, ["workers.timeout_s=5"]).workers.model_dump(include={"serve", "timeout_s"}) == {
+        "serve": "app",
+        "timeout_s": 5,
+    }
+    assert rp.read_job(path, ["workers={}"]).workers.serve is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"workers": "app"}, "workers: expected a mapping, or serve://NAME of a Serve application; got 'app'."),
+        ({"workers": "serve://"}, "workers.serve: expected the name of a Serve application; got 'serve://'."),
+        ({"workers": {"serve": "app", "num_gpus": 1}}, "workers: num_gpus: excludes serve"),
+        ({"workers": {"serve_wait_s": 1}}, "workers: serve_wait_s: has an effect only beside serve."),
+        ({"workers": "serve://app", "prediction_type": "infer"}, "workers.serve: excludes a pipeline of your own"),
+    ],
+)
+def test_what_replicas_cannot_do_is_refused_by_name(changes: dict[str, Any], expected: str) -> None:
+    (problem,) = problems_of(**changes)
+    assert problem.startswith(expected)
+
+
+def test_what_a_job_says_of_workers_is_said_once() -> None:
+    with pytest.raises(rp.ConfigError, match="timeout_s: is given twice"):
+        rp.pipeline("fill-mask", model="m", workers={"serve": "app", "timeout_s": 3}, timeout_s=4)
+    with pytest.raises(rp.ConfigError, match="which no application serves"):
+        rp.pipeline("fill-mask", model=object(), workers="serve://app")

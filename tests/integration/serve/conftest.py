@@ -82,3 +82,14 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except httpx2.HTTPError:
             time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="session")
+def serve_url(ray_cluster: None) -> Iterator[str]:
+    """Where the one Ray Serve on the tests' cluster answers."""
+    from ray import serve
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import httpx2
+import pyarrow as pa
 import pytest
 
-from ray_pipelines.errors import ConfigError, RowError
+from ray_pipelines.engine.exchange import RowBatch
+from ray_pipelines.engine.identity import digest_of
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.serve.config import validate_serving
-from tests.integration.serve.conftest import free_port
 
 Model = Callable[[str], str]
 
 
 @pytest.fixture
-def url(ray_cluster: None, model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(serve_url: str, model: Model) -> Iterator[str]:
     """An endpoint below a prefix, with a key."""
     from ray import serve
 
     from ray_pipelines.serve.application import app
 
-    port = free_port()
-    monkeypatch.setenv("RAY_PIPELINES_API_KEYS", "first second")
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
     application = app({"task": "text-classification", "model": model("bert-classifier"), "parameters.top_k": "2"})
     env = {"env_vars": {"RAY_PIPELINES_API_KEYS": "first second"}}
     deployment = application._bound_deployment
@@ -31,8 +32,8 @@ def url(ray_cluster: None, model: Model, monkeypatch: pytest.MonkeyPatch) -> Ite
     serve.run(
         deployment.options(ray_actor_options=options).bind(*deployment.init_args), name="m", route_prefix="/models/m"
     )
-    yield f"http://127.0.0.1:{port}/models/m"
-    serve.shutdown()
+    yield f"{serve_url}/models/m"
+    serve.delete("m")
 
 
 def test_a_replica_answers_requests_with_a_key_and_rows_of_jobs(url: str) -> None:
@@ -48,15 +49,18 @@ def test_a_replica_answers_requests_with_a_key_and_rows_of_jobs(url: str) -> Non
     info = httpx2.get(url + "/info", headers=key).json()
     assert info["model_id"] == "bert-classifier"
     handle = serve.get_app_handle("m")
-    error = RowError("read", "BrokenLine", "line 3")
-    rows = [{"text": "Hello"}, error, {"text": 3}]
-    made = handle.run_rows.remote("text-classification", {"top_k": 1}, rows).result()
-    assert [one["label"] for one in made[0]] == [first["label"]]
-    assert made[1] == error
-    assert (made[2].stage, made[2].type) == ("decode", "InvalidInput")
-    with pytest.raises(ConfigError, match="the endpoint has text-classification"):
-        handle.run_rows.remote("fill-mask", {}, rows).result()
-    assert handle.describe.remote().result()["stats"]["num_rows"] == 3
+    described = handle.describe.remote().result()
+    columns = pa.table({"text": ["Hello", None]})
+    batch = RowBatch("sentiment-analysis", digest_of(described["identity"]), {}, 0, MediaLimits(), 2, columns)
+    made = handle.run_rows.remote(batch).result()
+    assert list(made.rows) == [0, 1]
+    # The job says nothing of top_k: the endpoint's own does not show in its rows.
+    assert [one["label"] for one in made.results[0].as_py()] == [first["label"]]
+    assert made.errors[1].as_py()["type"] == "InvalidInput" and made.results[1].as_py() is None
+    for other, message in (({"task": "fill-mask"}, "serves text-classification"), ({"identity": "x"}, "another model")):
+        with pytest.raises(ConfigError, match=message):
+            handle.run_rows.remote(dataclasses.replace(batch, **other)).result()
+    assert handle.describe.remote().result()["stats"]["num_rows"] == 2
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 import torch
 
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import RowError
 from ray_pipelines.serve import scheduler as module
+from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.config import ServeConfig
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.scheduler import Scheduler
+from ray_pipelines.serve.slices import SliceSize
 
 
 class Device:
     """A runner whose forwards wait until they are let go, and note what they were given."""
 
     def __init__(self, max_size: int = 32) -> None:
-        self.steps = SimpleNamespace(is_random=False)
+        self.steps = SimpleNamespace(is_random=False, group_size=1)
         self.max_size = max_size
+        self.counters = Counters()
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -29,6 +33,9 @@ class Device:
 
     def preprocess(self, item: Any) -> Any:
         return item if isinstance(item, RowError) else chunks(item)
+
+    def explode(self, item: Any) -> Iterator[Any]:
+        return iter([item] if isinstance(item, RowError) else chunks(item))
 
     def outputs(self, items: Any) -> Iterator[Any]:
         texts = [chunk["name"] for (chunk,) in items]
@@ -40,6 +47,9 @@ class Device:
 
     def postprocess(self, outputs: Any) -> Any:
         return outputs if isinstance(outputs, RowError) else "".join(outputs)
+
+    def batch_size(self, cost: int) -> int:
+        return min(8, self.max_size)
 
     def hold(self) -> None:
         """Keeps the device busy from the next forward on."""
@@ -77,6 +87,11 @@ async def ask(scheduler: Scheduler, device: Device, text: str, cost: int = 4) ->
 
 async def started(device: Device) -> None:
     await asyncio.to_thread(device.started.wait, 10)
+
+
+async def run_block(scheduler: Scheduler, device: Any, block: Sequence[Callable[[], Any]], **how: Any) -> list[Any]:
+    results, _ = await Blocks(scheduler).run(device, block, **how)
+    return [results[place] for place in range(len(block))]
 
 
 def items(texts: Sequence[str]) -> list[Callable[[], Any]]:
@@ -141,7 +156,7 @@ def test_requests_go_before_rows_of_a_batch_job(device: Device, make: Any) -> No
     async def main() -> list[Any]:
         scheduler = make()
         device.hold()
-        block = asyncio.create_task(scheduler.run_block(device, items([f"r{i}" for i in range(6)])))
+        block = asyncio.create_task(run_block(scheduler, device, items([f"r{i}" for i in range(6)])))
         await started(device)
         request = asyncio.create_task(ask(scheduler, device, "online"))
         while not scheduler.queue_depth("online"):
@@ -166,7 +181,7 @@ def test_batch_rows_are_never_starved(device: Device, make: Any, monkeypatch: py
                 await ask(scheduler, device, "online")
 
         askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
-        rows = await asyncio.wait_for(scheduler.run_block(device, items(["r1", "r2"])), 10)
+        rows = await asyncio.wait_for(run_block(scheduler, device, items(["r1", "r2"])), 10)
         done.set()
         await asyncio.gather(*askers)
         assert rows == ["R1", "R2"]
@@ -174,28 +189,32 @@ def test_batch_rows_are_never_starved(device: Device, make: Any, monkeypatch: py
     asyncio.run(main())
 
 
+def test_slices_grow_until_they_take_their_time_and_shrink_at_once() -> None:
+    size = SliceSize(budget_s=0.02)
+    seconds_per_cost, found = 0.001, []
+    for _ in range(8):
+        num_entries = size.num_entries(cost=4)
+        found.append(num_entries)
+        size.note(4 * num_entries, 0.004 + 4 * num_entries * seconds_per_cost)
+    assert found[:3] == [1, 2, 3]
+    assert found[-1] == 4  # 4 ms for any forward and 16 for four rows
+    size.note(16, 0.2)
+    assert size.num_entries(cost=4) == 1
+
+
 def test_slices_are_short_while_somebody_is_online_and_full_when_nobody_is(device: Device, make: Any) -> None:
     async def main() -> tuple[int, int]:
-        scheduler = make(slice_budget_ms=10)
-        await scheduler.run_block(device, items(["row"] * 64))
+        scheduler = make(slice_budget_ms=1e-6)
+        await run_block(scheduler, device, items(["row"] * 64))
         alone = max(len(batch) for batch in device.batches)
-        device.batches.clear()
-        scheduler._seconds_per_cost = 0.001
         await ask(scheduler, device, "online")
-        scheduler._seconds_per_cost = 0.001
         device.batches.clear()
-        device.hold()
-        block = asyncio.create_task(scheduler.run_block(device, items(["row"] * 64)))
-        await started(device)
-        scheduler._seconds_per_cost = 0.001
-        first = len(device.batches[0])
-        device.gate.set()
-        await block
-        return alone, first
+        await run_block(scheduler, device, items(["row"] * 64))
+        return alone, max(len(batch) for batch in device.batches)
 
     alone, beside = asyncio.run(main())
     assert alone >= 8
-    assert beside <= 4 < alone  # 10 ms at about 1 ms per token, and 4 tokens per row
+    assert beside == 1
 
 
 def test_requests_that_nobody_waits_for_never_reach_the_device(device: Device, make: Any) -> None:
@@ -233,21 +252,36 @@ def test_late_requests_get_504_and_too_many_429(device: Device, make: Any) -> No
     asyncio.run(main())
 
 
-def test_a_draining_replica_gives_its_block_back(device: Device, make: Any) -> None:
-    async def main() -> None:
-        scheduler = make()
-        scheduler.is_draining = True
-        with pytest.raises(Refused) as draining:
-            await scheduler.run_block(device, items(["r"]))
-        assert draining.value.status == 503
+def test_a_draining_replica_finishes_its_slice_and_hands_the_rest_back(device: Device, make: Any) -> None:
+    device.max_size = 2
 
-    asyncio.run(main())
+    async def main() -> tuple[Any, int]:
+        scheduler = make()
+        device.hold()
+        block = asyncio.create_task(Blocks(scheduler).run(device, items([f"r{i}" for i in range(200)])))  # type: ignore
+        await started(device)
+        scheduler.is_draining = True
+        device.gate.set()
+        results, _ = await block
+        return results, len(await run_block(scheduler, device, []))
+
+    results, none = asyncio.run(main())
+    assert 1 <= len(results) < 200 and none == 0
+    assert all(result == f"R{place}" for place, result in results.items())
+
+
+def test_a_block_is_handed_back_after_its_time_but_for_one_row_at_least(device: Device, make: Any) -> None:
+    async def main() -> Any:
+        results, _ = await Blocks(make(), block_s=0).run(device, items(["r"] * 200))  # type: ignore[arg-type]
+        return results
+
+    assert 1 <= len(asyncio.run(main())) < 200
 
 
 def test_rows_that_failed_before_stay_errors(device: Device, make: Any) -> None:
     error = RowError("read", "BrokenLine", "line 3")
 
     async def main() -> list[Any]:
-        return await make().run_block(device, [lambda: error, lambda: "fine"])
+        return await run_block(make(), device, [lambda: error, lambda: "fine"])
 
     assert asyncio.run(main()) == [error, "FINE"]

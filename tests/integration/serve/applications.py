@@ -1,0 +1,45 @@
+"""Applications for the tests of sharing: replicas that a certain row kills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from ray_pipelines.engine.exchange import RowAnswers, RowBatch
+from ray_pipelines.serve.application import PipelineReplica, app
+
+DEADLY, SLOW = "deadly", "slow"
+
+
+class DeadlyReplica(PipelineReplica):
+    """A replica whose process ends once it has a row with a certain text, and that takes its time for others."""
+
+    async def run_rows(self, batch: RowBatch) -> RowAnswers:
+        texts = batch.columns["text"].to_pylist()
+        if DEADLY in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if any(text is not None and text.startswith(SLOW) for text in texts):
+            await asyncio.sleep(0.3)
+        return await super().run_rows(batch)
+
+
+def application(model: str, **settings: Any) -> Application:
+    """An application of `DeadlyReplica`s."""
+    args = {f"serve.{name}": value for name, value in settings.items()}
+    bound = app({"task": "text-classification", "model": model, "workers.num_cpus": 0.1, **args})._bound_deployment
+    return bound.options(func_or_class=DeadlyReplica).bind(*bound.init_args)
+
+
+def deploy(name: str, model: str, **settings: Any) -> None:
+    """Runs an application, and waits until it answers."""
+    serve.run(application(model, **settings), name=name, route_prefix=f"/{name}")
+
+
+def remove(name: str) -> None:
+    """Takes an application away."""
+    serve.delete(name)

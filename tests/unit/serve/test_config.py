@@ -1,0 +1,34 @@
+"""What describes an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_pipelines.errors import ConfigError
+from ray_pipelines.serve.config import read_serving, validate_serving
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_example_configuration_of_serve_describes_an_endpoint_that_the_example_job_fits() -> None:
+    (application,) = yaml.safe_load((ROOT / "cluster_configs/serve.yaml").read_text())["applications"]
+    serving = validate_serving(application["args"])
+    job = yaml.safe_load((ROOT / "jobs/shared-with-serve.yaml").read_text())
+    assert application["import_path"] == "ray_pipelines.serve:app"
+    assert (serving.task, serving.model.name) == (job["task"], job["model"])
+    assert job["workers"] == f"serve://{application['name']}"
+
+
+def test_a_file_serves_that_is_a_job_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    values: dict[str, Any] = {"task": "fill-mask", "model": "m", "read": {"path": "in"}, "serve": {"name": "app"}}
+    path.write_text(yaml.safe_dump({**values, "write": {"path": "out"}, "workers": {"num_gpus": 1}}))
+    assert read_serving(path).serve.name == "app"
+    path.write_text(yaml.safe_dump({**values, "workers": "serve://app"}))
+    with pytest.raises(ConfigError, match="what serves has the model itself"):
+        read_serving(path)
+    assert read_serving(path, ["workers={}"]).workers.serve is None
