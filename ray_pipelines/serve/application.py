@@ -219,6 +219,7 @@ def _bind(serving: Serving) -> Application:
         ray_actor_options={
             "num_cpus": 1 if workers.num_cpus is None else workers.num_cpus,
             "num_gpus": workers.num_gpus,
+            **workers.placement,
         },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,
