@@ -164,6 +164,9 @@ def _size(workers: WorkersConfig, suitable: Sequence[Node], nodes: Sequence[Node
         rooms = [int(node.room(0, workers.num_gpus, workers.placement)) for node in suitable]
         number = least or max(1, sum(rooms))
         num_cpus = _cpus_beside_gpus(number, workers, suitable, nodes)
+    elif workers.autoscaling and not any(node.num_cpus > 0 for node in suitable):
+        # The nodes that workers will have are not there yet.
+        number, num_cpus = least or 1, 1.0
     else:
         number, num_cpus = _even_share(least, [node for node in suitable if node.num_cpus > 0])
     if workers.num_cpus is not None:

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_pipelines import ConfigError, ResourceError, tasks
@@ -54,6 +54,7 @@ def test_defaults_fit_the_cluster(nodes: list[Node], settings: dict[str, Any], e
     assert (plan.min_workers, plan.num_cpus, plan.num_gpus, plan.num_threads) == expected
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 64), st.sampled_from([0, 0, 1, 4])), min_size=1, max_size=5),
     st.none() | st.integers(1, 20),
@@ -158,6 +159,13 @@ def test_label_selectors_mean_what_they_mean_to_ray(wanted: str, matches: bool) 
 def test_what_ray_would_refuse_later_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WorkersConfig(**settings)
+
+
+def test_a_cluster_that_has_only_a_head_yet_is_planned_for() -> None:
+    plan = plan_workers(WorkersConfig(autoscaling=True, concurrency=(1, 4)), TEXT, [Node(0)])
+    assert (plan.min_workers, plan.max_workers, plan.num_cpus) == (1, 4, 1)
+    plan = plan_workers(WorkersConfig(autoscaling=True, concurrency=4, num_gpus=1), TEXT, [Node(0)])
+    assert (plan.min_workers, plan.num_cpus, plan.num_gpus) == (4, 1, 1)
 
 
 def test_a_growing_cluster_needs_to_know_how_far(caplog: pytest.LogCaptureFixture) -> None:
