@@ -48,6 +48,7 @@ def pipeline(
     accelerator_type: str | None = None,
     label_selector: Mapping[str, str] | None = None,
     resources: Mapping[str, float] | None = None,
+    autoscaling: bool = False,
     concurrency: int | tuple[int, int] | None = None,
     stages: Literal["auto", "fused", "split"] = "auto",
     chunking: Literal["auto", "in_worker", "groupby"] = "auto",
@@ -81,7 +82,7 @@ def pipeline(
         trust_remote_code: Run code that comes with the model.
         pipeline_class: Your own `transformers.Pipeline` class, or its name as `module:Class`.
         num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
-        accelerator_type, label_selector, resources: Where workers may run; as `workers` in a job file.
+        accelerator_type, label_selector, resources, autoscaling: Where workers run; as `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         filesystem: How media that rows name by URI are opened; as `read.filesystem` in a job file.
         batch, optimize, limits: As in a job file, e.g. `optimize={"int8": True}`.
@@ -147,6 +148,7 @@ def pipeline(
         "accelerator_type": accelerator_type,
         "label_selector": dict(label_selector or {}),
         "resources": dict(resources or {}),
+        "autoscaling": autoscaling,
     }
     model_config = _validated(ModelConfig, values, "model", problems)
     workers |= {"stages": stages, "chunking": chunking, "timeout_s": timeout_s}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from random import Random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ray_pipelines as rp
 from ray_pipelines import ConfigError, ResourceError, tasks
 from ray_pipelines.config import WorkersConfig
 from ray_pipelines.data.nodes import Node, has_label
@@ -159,6 +161,20 @@ def test_label_selectors_mean_what_they_mean_to_ray(wanted: str, matches: bool) 
 def test_what_ray_would_refuse_later_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WorkersConfig(**settings)
+
+
+def test_python_takes_what_a_job_file_takes() -> None:
+    assert WorkersConfig.model_fields.keys() <= inspect.signature(rp.pipeline).parameters.keys()
+    settings: dict[str, Any] = {
+        "num_gpus": 1,
+        "accelerator_type": "L4",
+        "label_selector": {"pool": "gpu"},
+        "resources": {"disk": 1},
+        "concurrency": (1, 4),
+        "autoscaling": True,
+    }
+    spec = rp.pipeline("text-classification", model="org/model", **settings)
+    assert spec.workers == WorkersConfig(**settings)
 
 
 def test_a_cluster_that_has_only_a_head_yet_is_planned_for() -> None:
