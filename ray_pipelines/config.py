@@ -163,11 +163,24 @@ class WorkersConfig(_Config):
     )
 
     concurrency: int | tuple[int, int] | None = Field(
-        None, description="Number of workers, or [least, most]; unset, one per GPU, or one in all without GPUs."
+        None,
+        description="Number of workers, or [least, most]; unset, one per GPU, or without GPUs one per node (several on "
+        "a node that is much larger than others).",
     )
     num_gpus: float = Field(0, ge=0, description="GPUs of each worker; a fraction shares one.")
     num_cpus: float | None = Field(
         None, ge=0, description="CPUs of each worker; unset, 1 with a GPU, else all of a node but one (1 for reading)."
+    )
+    accelerator_type: str | None = Field(
+        None, description="Kind of GPU that each worker needs, as Ray calls it: T4, L4, A10G, A100, H100, …"
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict,
+        description="Labels of the nodes that workers may run on, e.g. {ray.io/market-type: spot}; a value may be "
+        '"!value", "in(a, b)" or "!in(a, b)".',
+    )
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Custom resources of each worker, as nodes of the cluster name them."
     )
     num_threads: int | None = Field(
         None, gt=0, description="Torch threads of each worker; unset, its CPUs (a lone CPU worker: all of its node)."
@@ -229,6 +242,33 @@ class WorkersConfig(_Config):
         if least is not None and most is not None and not 1 <= least <= most:
             raise ValueError(f"expected at least 1 worker, as N or [least, most]; got {value!r}.")
         return value
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_or_shared(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"expected a part of one GPU, or a whole number; got {value:g}.")
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _custom_names(cls, value: dict[str, float]) -> dict[str, float]:
+        own = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "nothing, as rows differ in size"}
+        for name in value.keys() & own.keys():
+            raise ValueError(f"expected custom resources; got {name}. Set {own[name]} instead.")
+        return value
+
+    @model_validator(mode="after")
+    def _kind_of_a_gpu(self) -> WorkersConfig:
+        if self.accelerator_type is not None and not self.num_gpus:
+            raise ValueError("accelerator_type: has no effect without num_gpus. Set workers.num_gpus.")
+        return self
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """What Ray is asked for besides CPUs and GPUs."""
+        asked = {name: getattr(self, name) for name in ("accelerator_type", "label_selector", "resources")}
+        return {name: value for name, value in asked.items() if value}
 
 
 class BatchConfig(_Config):

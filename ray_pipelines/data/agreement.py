@@ -50,8 +50,7 @@ def measure_agreement(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) ->
         batch_size=setup.optimize.agreement_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),
-        num_cpus=plan.num_cpus,
-        num_gpus=plan.num_gpus,
+        **plan.ray_options,
         fn_constructor_kwargs={"setup": setup},
     )
     found = attempt("forward", sample.take_all)

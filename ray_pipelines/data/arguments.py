@@ -45,6 +45,10 @@ def pipeline(
     num_gpus: float | None = None,
     num_cpus: float | None = None,
     num_threads: int | None = None,
+    accelerator_type: str | None = None,
+    label_selector: Mapping[str, str] | None = None,
+    resources: Mapping[str, float] | None = None,
+    autoscaling: bool = False,
     concurrency: int | tuple[int, int] | None = None,
     stages: Literal["auto", "fused", "split"] = "auto",
     chunking: Literal["auto", "in_worker", "groupby"] = "auto",
@@ -81,6 +85,7 @@ def pipeline(
         num_gpus, num_cpus, num_threads, concurrency, stages, chunking, timeout_s: As `workers` in a job file.
         workers: `serve://NAME` of a Serve application that has this model and runs the rows; or as in a job file, in
             place of the arguments above.
+        accelerator_type, label_selector, resources, autoscaling: Where workers run; as `workers` in a job file.
         batch_size: Rows of one forward at most, short for `batch={"max_size": …}`.
         filesystem: How media that rows name by URI are opened; as `read.filesystem` in a job file.
         batch, optimize, limits: As in a job file, e.g. `optimize={"int8": True}`.
@@ -146,6 +151,10 @@ def pipeline(
         "stages": stages,
         "chunking": chunking,
         "timeout_s": timeout_s,
+        "accelerator_type": accelerator_type,
+        "label_selector": dict(label_selector or {}),
+        "resources": dict(resources or {}),
+        "autoscaling": autoscaling,
     }
     model_config = _validated(ModelConfig, values, "model", problems)
     workers_config = _workers(workers, own_workers, problems)
@@ -193,7 +202,9 @@ def _workers(
     elif isinstance(workers, str):
         workers = {"serve": workers}
     fields = WorkersConfig.model_fields
-    given = {name: value for name, value in arguments.items() if value != fields[name].default}
+    given = {
+        name: value for name, value in arguments.items() if value != fields[name].get_default(call_default_factory=True)
+    }
     twice = sorted(given.keys() & workers.keys())
     problems += [f"{name}: is given twice, also in workers. Drop one." for name in twice]
     return _validated(WorkersConfig, {**given, **workers}, "workers", problems)

@@ -25,7 +25,8 @@ from ray_pipelines.errors import ConfigError, RowError, attempt
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from ray_pipelines.data.resources import Node, WorkerPlan
+    from ray_pipelines.data.nodes import Node
+    from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.workers import WorkerSetup
 
 __all__ = ["RowSample", "choose", "plan_chunks"]

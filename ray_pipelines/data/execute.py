@@ -92,7 +92,7 @@ def execute(
     """
     from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
-    from ray_pipelines.data.resources import cluster_nodes
+    from ray_pipelines.data.nodes import cluster_nodes
     from ray_pipelines.data.stages import apply_stages
 
     start_s = time.perf_counter()

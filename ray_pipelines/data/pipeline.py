@@ -127,7 +127,7 @@ class PipelineSpec:
         from ray.data.dataset import MaterializedDataset
 
         from ray_pipelines.data.chunking import plan_chunks
-        from ray_pipelines.data.resources import cluster_nodes
+        from ray_pipelines.data.nodes import cluster_nodes
         from ray_pipelines.data.stages import apply_stages
 
         mapped = self._mapped_inputs(dataset, inputs)

@@ -62,7 +62,8 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     tables = sample_tables(source, num_rows)
     start_ray()
     from ray_pipelines.data.chunking import plan_chunks
-    from ray_pipelines.data.resources import cluster_nodes, plan_workers
+    from ray_pipelines.data.nodes import cluster_nodes
+    from ray_pipelines.data.resources import plan_workers
 
     spec, nodes = spec_of_job(job), cluster_nodes()
     workers = plan_workers(job.workers, spec.planned_task(), nodes)
@@ -187,7 +188,7 @@ def _try(setup: WorkerSetup, workers: WorkerPlan, tables: Sequence[pa.Table], nu
     rows = -(-timed.num_rows // NUM_PARTS)
     parts = [timed.slice(start, rows) for start in range(0, timed.num_rows, rows)]
     start_s = time.perf_counter()
-    worker = ray.remote(_TrialWorker).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus).remote(setup)
+    worker = ray.remote(_TrialWorker).options(**workers.ray_options).remote(setup)
     try:
         ray.get(worker.loaded.remote(), timeout=START_TIMEOUT_S)
         startup_s = time.perf_counter() - start_s

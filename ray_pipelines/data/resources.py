@@ -7,26 +7,27 @@ preprocess and write), the plan is checked before anything starts, and what cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ray_pipelines.config import WorkersConfig
+from ray_pipelines.data.nodes import Node
 from ray_pipelines.errors import ConfigError, ResourceError
 from ray_pipelines.tasks import Task
 
-__all__ = ["Node", "WorkerPlan", "cluster_nodes", "plan_workers"]
+__all__ = ["ChunkPlan", "WorkerPlan", "plan_workers"]
+
+logger = logging.getLogger(__name__)
 
 TASK_CPUS = 1.0
 """CPUs of the largest Ray task beside the workers: reading, preprocessing or writing one block."""
 
-
-@dataclass(frozen=True)
-class Node:
-    """What one node has in all, used or not."""
-
-    num_cpus: float
-    num_gpus: float = 0
+NODE_ID = "ray.io/node-id"
+ENOUGH_IN_USE = 0.8
+"""Share of the CPUs in use, of what smaller workers could use, at which larger (and fewer) workers are taken."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class WorkerPlan:
         num_cpus: CPUs of each.
         num_gpus: GPUs of each.
         num_threads: Torch threads of each.
+        placement: What else Ray is asked for: `accelerator_type`, `label_selector`, `resources`.
         chunks: How a task with several forwards per row runs; None for any other.
         application: The Serve application whose replicas run the rows; the one worker only sends them.
         num_replicas: Its replicas.
@@ -71,10 +73,20 @@ class WorkerPlan:
     num_cpus: float
     num_gpus: float
     num_threads: int
+    placement: Mapping[str, Any] = field(default_factory=dict)
     chunks: ChunkPlan | None = None
     application: str | None = None
     num_replicas: int = 0
     num_calls: int = 1
+
+    @property
+    def ray_options(self) -> dict[str, Any]:
+        """What Ray is asked for, for each worker."""
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.placement}
+
+    def room_on(self, node: Node) -> float:
+        """How many workers fit on a node."""
+        return node.room(self.num_cpus, self.num_gpus, self.placement)
 
     def describe(self) -> str:
         """One line for people."""
@@ -83,21 +95,14 @@ class WorkerPlan:
         number = (
             str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers}-{self.max_workers}"
         )
-        gpus = f", {self.num_gpus:g} GPU" if self.num_gpus else ""
+        kind = self.placement.get("accelerator_type")
+        gpus = f", {self.num_gpus:g} {f'{kind} ' if kind else ''}GPU" if self.num_gpus else ""
         workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads)"
         if self.chunks is None:
             return f"{workers}, {self.stages} stages"
         if self.chunks.mode == "groupby":
             return f"{workers}, chunks by groupby: {self.chunks.reason}"
         return f"{workers}, {self.stages} stages, chunks {self.chunks.mode}: {self.chunks.reason}"
-
-
-def cluster_nodes() -> list[Node]:
-    """The living nodes of the connected cluster."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
 
 
 def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> WorkerPlan:
@@ -116,27 +121,27 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
     >>> plan_workers(WorkersConfig(), tasks.get("fill-mask"), [Node(num_cpus=2)]).describe()
     '1 x (1 CPU, 2 threads), fused stages'
     """
-    cpu_nodes = [node for node in nodes if node.num_cpus > 0]
-    total_cpus = sum(node.num_cpus for node in nodes)
-    total_gpus = sum(node.num_gpus for node in nodes)
-    if workers.concurrency is not None:
-        least, most = workers.concurrency if isinstance(workers.concurrency, tuple) else (workers.concurrency,) * 2
-    elif workers.num_gpus:
-        least = most = max(1, int(total_gpus / workers.num_gpus))
-    else:
-        least = most = max(1, len(cpu_nodes))
-    num_cpus = workers.num_cpus if workers.num_cpus is not None else _worker_cpus(workers, least, cpu_nodes)
+    placement = workers.placement
+    suitable = [node for node in nodes if node.suits(placement)]
+    least, most, num_cpus = _size(workers, suitable, nodes)
     plan = WorkerPlan(
         stages=_stages(workers, task),
         min_workers=least,
         max_workers=most,
         num_cpus=num_cpus,
         num_gpus=workers.num_gpus,
-        num_threads=workers.num_threads or _worker_threads(workers, num_cpus, least, cpu_nodes),
+        num_threads=workers.num_threads or _threads(workers, num_cpus, least, suitable),
+        placement=placement,
         chunks=_chunk_plan(workers, task, most),
     )
     if not workers.autoscaling:
-        _check(plan, nodes, total_cpus, total_gpus)
+        _check(plan, nodes)
+    elif workers.concurrency is None:
+        logger.warning(
+            "workers.autoscaling: the cluster grows to %d worker(s), as many as it has room for now. Set "
+            "workers.concurrency to [least, most].",
+            least,
+        )
     return plan
 
 
@@ -159,31 +164,100 @@ def _stages(workers: WorkersConfig, task: Task) -> Literal["fused", "split"]:
     return "split" if workers.num_gpus and is_heavy and task.splittable else "fused"
 
 
-def _worker_cpus(workers: WorkersConfig, least: int, nodes: Sequence[Node]) -> float:
-    """CPUs of a worker: 1 beside a GPU; else an even share of the cluster less what one task needs."""
+def _size(workers: WorkersConfig, suitable: Sequence[Node], nodes: Sequence[Node]) -> tuple[int, int, float]:
+    """Least and most workers, and CPUs of each."""
+    asked = workers.concurrency
+    least, most = asked if isinstance(asked, tuple) else (asked, asked)
     if workers.num_gpus:
-        return 1
-    if not nodes:
-        return 0
-    if least <= len(nodes):
-        return max(0, int(min(node.num_cpus for node in nodes) - TASK_CPUS))
-    share = (sum(node.num_cpus for node in nodes) - TASK_CPUS) / least
-    return int(share) if share >= 1 else int(share * 100) / 100
+        rooms = [int(node.room(0, workers.num_gpus, workers.placement)) for node in suitable]
+        number = least or max(1, sum(rooms))
+        num_cpus = _cpus_beside_gpus(number, workers, suitable, nodes)
+    elif workers.autoscaling and not any(node.num_cpus > 0 for node in suitable):
+        # The nodes that workers will have are not there yet.
+        number, num_cpus = least or 1, 1.0
+    else:
+        number, num_cpus = _even_share(least, [node for node in suitable if node.num_cpus > 0])
+    if workers.num_cpus is not None:
+        num_cpus = workers.num_cpus
+        if not workers.num_gpus:
+            number = least or max(1, sum(node.room(num_cpus, 0, workers.placement) >= 1 for node in suitable))
+    return number, most or number, num_cpus
 
 
-def _worker_threads(workers: WorkersConfig, num_cpus: float, least: int, nodes: Sequence[Node]) -> int:
-    """Threads of a worker: the CPUs that it was given, or, where nothing was said, its part of the node."""
+def _cpus_beside_gpus(
+    num_workers: int, workers: WorkersConfig, suitable: Sequence[Node], nodes: Sequence[Node]
+) -> float:
+    """CPUs of a worker with a GPU: 1, or less where a node has more room for workers than CPUs."""
+    placement = workers.placement
+    rooms = [(node.num_cpus, node.room(0, workers.num_gpus, placement)) for node in suitable]
+    num_cpus = _rounded(min([1.0, *(cpus / room for cpus, room in rooms if room >= 1)]))
+    if _can_starve(num_workers, num_cpus, workers.num_gpus, placement, nodes):
+        spare = [max(0.0, cpus - TASK_CPUS) / room for cpus, room in rooms if room >= 1]
+        num_cpus = _rounded(min([1.0, *spare]))
+    return num_cpus
+
+
+def _even_share(num_workers: int | None, nodes: Sequence[Node]) -> tuple[int, float]:
+    """Workers and CPUs of each, so that each node has one CPU left for the tasks that read.
+
+    All workers are alike. Unset, their number is one per node; where some nodes are much larger than others, workers
+    have the size of a smaller node, and a large node holds several.
+
+    >>> _even_share(None, [Node(16), Node(8)]), _even_share(2, [Node(96), Node(2)])
+    ((3, 7), (2, 47))
+    """
+    spare = [int(max(0.0, node.num_cpus - TASK_CPUS)) for node in nodes]
+    if num_workers is None:
+        in_use = {size: sum(cpus // size * size for cpus in spare) for size in spare if size}
+        if in_use:
+            size = max(size for size, cpus in in_use.items() if cpus >= ENOUGH_IN_USE * max(in_use.values()))
+            return sum(cpus // size for cpus in spare), size
+        # Nodes of one CPU: all but one hold a worker.
+        whole = sum(node.num_cpus >= 1 for node in nodes)
+        return (whole - 1, 1) if whole > 1 else (1, 0)
+    for size in range(max(spare, default=0), 0, -1):
+        if sum(cpus // size for cpus in spare) >= num_workers:
+            return num_workers, size
+    return num_workers, _rounded(sum(spare) / num_workers)
+
+
+def _rounded(num_cpus: float) -> float:
+    return math.floor(num_cpus * 100 + 1e-6) / 100
+
+
+def _threads(workers: WorkersConfig, num_cpus: float, num_workers: int, nodes: Sequence[Node]) -> int:
+    """Threads of a worker: the CPUs that it was given, or, where nothing was said, its part of a node."""
     if workers.num_cpus is not None or workers.num_gpus or not nodes:
         return max(1, int(num_cpus))
-    workers_per_node = max(1, round(least / len(nodes)))
-    return max(1, int(min(node.num_cpus for node in nodes) / workers_per_node))
+    if num_cpus < 1:
+        return max(1, int(sum(node.num_cpus for node in nodes) / num_workers))
+    shares = []
+    for node in nodes:
+        on_node = min(num_workers, int((node.num_cpus - TASK_CPUS) / num_cpus + 1e-9))
+        shares += [int(node.num_cpus / on_node)] if on_node >= 1 else []
+    return max(1, min(shares, default=int(num_cpus)))
 
 
-def _check(plan: WorkerPlan, nodes: Sequence[Node], total_cpus: float, total_gpus: float) -> None:
+def _check(plan: WorkerPlan, nodes: Sequence[Node]) -> None:
+    """Raises if Ray would wait for ever.
+
+    Raises:
+        ResourceError: It would.
+    """
+    total_cpus, total_gpus = sum(node.num_cpus for node in nodes), sum(node.num_gpus for node in nodes)
     worker = f"{plan.num_cpus:g} CPUs" + (f" and {plan.num_gpus:g} GPUs" if plan.num_gpus else "")
     has = f"the cluster has {total_cpus:g} CPUs and {total_gpus:g} GPUs on {len(nodes)} node(s)"
-    fitting = sum(_fits_on(node, plan) for node in nodes)
-    if plan.min_workers * plan.num_gpus > total_gpus or not any(_fits_on(node, plan) for node in nodes):
+    if plan.placement and not any(node.suits(plan.placement) for node in nodes):
+        wanted = ", ".join(f"{name}: {value}" for name, value in plan.placement.items())
+        labels = sorted({f"{key}={value}" for node in nodes for key, value in node.labels.items() if key != NODE_ID})
+        names = sorted({name for node in nodes for name in node.resources if not name.startswith(("node:", "CPU"))})
+        raise ResourceError(
+            f"workers: expected a node with {wanted}; {has}, and none is so. Their labels are "
+            f"{', '.join(labels) or '(none)'}, their resources {', '.join(names) or '(none)'}. Set "
+            "workers.autoscaling if the cluster grows on demand."
+        )
+    fitting = sum(plan.room_on(node) for node in nodes)
+    if plan.min_workers * plan.num_gpus > total_gpus or not fitting:
         raise ResourceError(
             f"workers: expected room for {plan.min_workers} worker(s) of {worker} each; {has}. Lower workers.num_gpus, "
             "workers.num_cpus or workers.concurrency, add nodes, or set workers.autoscaling if the cluster grows on "
@@ -198,13 +272,29 @@ def _check(plan: WorkerPlan, nodes: Sequence[Node], total_cpus: float, total_gpu
         )
     if fitting < plan.min_workers:
         raise ResourceError(
-            f"workers: expected room for {plan.min_workers} worker(s) of {worker} each; only {fitting} fit, as {has}. "
-            "A worker cannot be spread over nodes."
+            f"workers: expected room for {plan.min_workers} worker(s) of {worker} each; only {fitting:g} fit, as "
+            f"{has}. A worker cannot be spread over nodes."
+        )
+    if _can_starve(plan.min_workers, plan.num_cpus, plan.num_gpus, plan.placement, nodes):
+        raise ResourceError(
+            f"workers: expected a node with {TASK_CPUS:g} CPU left to read and write, wherever Ray puts "
+            f"{plan.min_workers} worker(s) of {worker} each; {has}, which they can leave with less on each, and the "
+            "job would hang. Lower workers.num_cpus or workers.concurrency."
         )
 
 
-def _fits_on(node: Node, plan: WorkerPlan) -> int:
-    """How many workers fit on a node."""
-    by_cpus = node.num_cpus / plan.num_cpus if plan.num_cpus else float(plan.min_workers)
-    by_gpus = node.num_gpus / plan.num_gpus if plan.num_gpus else float(plan.min_workers)
-    return int(min(by_cpus, by_gpus) + 1e-9)
+def _can_starve(
+    num_workers: int, num_cpus: float, num_gpus: float, placement: Mapping[str, Any], nodes: Sequence[Node]
+) -> bool:
+    """Whether workers can come to stand so that no node has room for a task."""
+    filling = 0
+    for node in nodes:
+        if node.num_cpus < TASK_CPUS:
+            continue
+        if not num_cpus:
+            return False
+        on_node = int((node.num_cpus - TASK_CPUS) / num_cpus + 1e-9) + 1
+        if on_node > node.room(num_cpus, num_gpus, placement):
+            return False
+        filling += on_node
+    return filling <= num_workers

@@ -47,8 +47,7 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
             max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
             max_concurrent_calls_per_actor=2 if plan.num_gpus else 1,
         ),
-        "num_cpus": plan.num_cpus,
-        "num_gpus": plan.num_gpus,
+        **plan.ray_options,
         "fn_constructor_kwargs": {"setup": setup},
     }
     window: dict[str, Any] = {"batch_size": setup.batch.rows_per_call, "batch_format": "pyarrow"}
@@ -112,8 +111,7 @@ def inferred_type(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> pa.
         batch_size=SAMPLE_ROWS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),
-        num_cpus=plan.num_cpus,
-        num_gpus=plan.num_gpus,
+        **plan.ray_options,
         fn_constructor_kwargs={"setup": setup},
     )
     rows = sample.take_all()

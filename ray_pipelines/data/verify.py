@@ -52,7 +52,7 @@ def certify(
         results.append(prediction_of(chosen[row[SOURCE_COLUMN][0].as_py(), row[ROW_COLUMN][0].as_py()]))
     if not inputs:
         return Agreement.unknown("no row has a result")
-    worker = ray.remote(agreement_of_rows).options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, max_retries=0)
+    worker = ray.remote(agreement_of_rows).options(**plan.ray_options, max_retries=0)
     found = attempt("forward", lambda: ray.get(worker.remote(pa.concat_tables(inputs), results, setup)))
     return Agreement.unknown(_last_line(found)) if isinstance(found, RowError) else found
 

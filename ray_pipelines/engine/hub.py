@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 COMPONENTS = ("config", "tokenizer", "feature_extractor", "image_processor", "processor", "video_processor")
 NEVER_NEEDED = ("*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "*.gguf")
 OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", *OTHER_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,13 @@ def looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def stage(source: Source, token: str | bool | None = None) -> Path:
+def stage(source: Source, token: str | bool | None = None, *, weights: bool = True) -> Path:
     """The folder of this node with the files of `source`, downloaded if no worker has done so yet.
+
+    Args:
+        source: Where they come from.
+        token: Hub token.
+        weights: Whether the weights are needed; a node that only preprocesses leaves them on the hub.
 
     Raises:
         ModelLoadError: A folder is not on this node, or the download failed.
@@ -239,13 +245,16 @@ def stage(source: Source, token: str | bool | None = None) -> Path:
     locks.mkdir(parents=True, exist_ok=True)
     key = f"{source.name.replace('/', '--')}--{source.commit}"
     complete = locks / f"{key}.complete"
+    if not weights and not complete.exists():
+        complete = locks / f"{key}.without_weights"
+    unneeded = [*NEVER_NEEDED, *(OTHER_WEIGHTS if source.has_safetensors else ()), *(() if weights else WEIGHTS)]
     with FileLock(locks / f"{key}.lock"):
         try:
             folder = snapshot_download(
                 source.name,
                 revision=source.commit,
                 token=token,
-                ignore_patterns=[*NEVER_NEEDED, *(OTHER_WEIGHTS if source.has_safetensors else ())],
+                ignore_patterns=unneeded,
                 local_files_only=complete.exists(),
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:

@@ -128,7 +128,9 @@ def load_pipeline(
     """
     pipelines.register(task.name)
     config = pinned.config
-    folders = {name: str(stage(source, pinned.token)) for name, source in pinned.sources.items()}
+    # Code that comes with a model may read any of its files.
+    is_whole = weights or config.trust_remote_code
+    folders = {name: str(stage(source, pinned.token, weights=is_whole)) for name, source in pinned.sources.items()}
     is_adapter = "name" in folders and (Path(folders["name"]) / "adapter_config.json").exists()
     if offline and not is_adapter:
         go_offline()

@@ -200,6 +200,7 @@ def _bind(serving: Serving) -> Application:
         ray_actor_options={
             "num_cpus": _num_cpus(serving),
             "num_gpus": workers.num_gpus,
+            **workers.placement,
         },
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,

@@ -170,6 +170,10 @@ result = str(stage(resolve("org/tiny")))
 """
     with hub_server({"org/tiny": Path(model("bert-classifier"))}) as server:
         env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}
+        # A node that preprocesses has no use for weights; if it gets a worker later, they follow.
+        without = code.replace('"))', '"), weights=False)')
+        subprocess.run([sys.executable, "-c", without], env=env, check=True)
+        assert not [path for method, path in server.requests if method == "GET" and "model.safetensors" in path]
         running = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(3)]
         assert [process.wait() for process in running] == [0, 0, 0]
         weights = [path for method, path in server.requests if method == "GET" and path.endswith("model.safetensors")]
