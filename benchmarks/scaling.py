@@ -53,13 +53,14 @@ class Peaks:
 
     def _sample(self) -> None:
         import ray
+        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
         while not self._is_done.wait(0.25):
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-            total = ray.cluster_resources().get("object_store_memory", 0)
-            used = total - ray.available_resources().get("object_store_memory", total)
+            used = get_memory_info_reply(state).store_stats.object_store_bytes_used
             self.driver_bytes = max(self.driver_bytes, resident)
-            self.store_bytes = max(self.store_bytes, int(used))
+            self.store_bytes = max(self.store_bytes, used)
 
 
 def main() -> None:
@@ -67,8 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small sizes; figures are not written")
     parser.add_argument("--million", action="store_true", help="a million rows too")
+    parser.add_argument("--sizes", type=int, nargs="*", help="these numbers of rows instead; figures are not written")
     arguments = parser.parse_args()
     sizes = [1_000, 10_000, *([] if arguments.quick else [100_000]), *([1_000_000] if arguments.million else [])]
+    sizes = arguments.sizes or sizes
     import ray
 
     with tempfile.TemporaryDirectory(prefix="scale-", dir="/tmp") as scratch:
@@ -79,7 +82,7 @@ def main() -> None:
             found = [measure(rows, Path(scratch)) for rows in sizes]
         finally:
             ray.shutdown()
-    if not arguments.quick:
+    if not arguments.quick and not arguments.sizes:
         save("scaling", {"sizes": found})
 
 

@@ -17,6 +17,7 @@ Messages read `<where>: expected <what>; got <value>. <what to do>`.
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
@@ -38,6 +39,8 @@ __all__ = [
     "WorkerKilled",
     "attempt",
 ]
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["read", "decode", "preprocess", "forward", "postprocess"]
 T = TypeVar("T")
@@ -148,8 +151,14 @@ class RowError(RayPipelinesError):
             message = message[: MAX_MESSAGE_CHARS - 1] + "…"
         row_error = cls(stage, type(error).__name__, message)
         row_error.__cause__ = error
-        # The frames' variables would keep the batch and its activations in the device's memory.
-        traceback.clear_frames(error.__traceback__)
+        logger.debug("A row has failed at its step %s.", stage, exc_info=error)
+        link: BaseException | None = error
+        while link is not None and link.__traceback__ is not None:
+            # The frames' variables would keep the batch and its activations in the device's memory. And frames know
+            # their callers, one of whom holds the row's error: a circle that only the garbage collector opens, late.
+            traceback.clear_frames(link.__traceback__)
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         return row_error
 
     def as_dict(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ __all__ = [
 
 PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
+MAX_PADDED = 1.5
 SEQUENCES = ("input_ids", "input_values", "input_features")
 
 
@@ -125,6 +126,8 @@ def plan_batches(
     """Batches of indices: every index in exactly one, each batch of one group, sorted by cost and within the budget.
 
     The padded cost of a batch is its longest cost times its size. A chunk over the budget by itself is a batch of one.
+    Where costs jump, a batch ends before its budget, and before it would be padded to more than `MAX_PADDED` times its
+    own cost: no budget makes a long chunk pad many short ones.
 
     Args:
         costs: The cost of each chunk.
@@ -136,6 +139,8 @@ def plan_batches(
     [[1, 2], [0, 3]]
     >>> plan_batches([5, 1, 2, 5], max_size=4, budget=6)
     [[1, 2], [0], [3]]
+    >>> plan_batches([1, 9, 1, 9], max_size=4)
+    [[0, 2], [1, 3]]
     """
     by_group: dict[Hashable, list[int]] = {}
     for index in range(len(costs)):
@@ -147,13 +152,16 @@ def plan_batches(
     batches: list[list[int]] = []
     for indices in by_group.values():
         batch: list[int] = []
+        total = 0
         limit = following()
         for index in sorted(indices, key=lambda i: costs[i]):
-            over_budget = limit is not None and costs[index] * (len(batch) + 1) > limit
-            if batch and (len(batch) >= max_size or over_budget):
+            padded = costs[index] * (len(batch) + 1)
+            is_over = (limit is not None and padded > limit) or padded > MAX_PADDED * (total + costs[index])
+            if batch and (len(batch) >= max_size or is_over):
                 batches.append(batch)
-                batch, limit = [], following()
+                batch, total, limit = [], 0, following()
             batch.append(index)
+            total += costs[index]
         batches.append(batch)
     return batches
 

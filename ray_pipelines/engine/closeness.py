@@ -1,12 +1,13 @@
-"""Whether model outputs that should be equal are."""
+"""Whether model outputs, or results, that should be equal are."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-__all__ = ["are_close"]
+__all__ = ["are_close", "are_near"]
 
 CONFIDENCE = "confidence"
 """An output that stands for all others, in models whose outputs are chosen by it: spans, tokens, masks."""
@@ -39,6 +40,21 @@ def are_close(alone: Any, batched: Any, is_exact: bool) -> bool:
         elif is_exact and not torch.equal(other, value):
             return False
     return True
+
+
+def are_near(one: Any, other: Any) -> bool:
+    """Whether two results are equal but for the last digits of their numbers.
+
+    >>> are_near([{"label": "a", "score": 0.5}], [{"label": "a", "score": 0.50000001}])
+    True
+    """
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-7)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(are_near(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(are_near, one, other))
+    return bool(one == other)
 
 
 def _without_padding(value: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

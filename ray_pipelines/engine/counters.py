@@ -43,6 +43,7 @@ class Counters:
         max_size: Chunks of one forward at most.
         dtype: Precision of the model, as it runs.
         device: Where it runs.
+        cheaper: The setting that would make it faster there, from float32.
     """
 
     num_forwards: int = 0
@@ -72,6 +73,7 @@ class Counters:
     max_size: int = 0
     dtype: str = ""
     device: str = ""
+    cheaper: str = ""
 
     @classmethod
     def sum(cls, counters: Iterable[Counters]) -> Counters:
@@ -148,7 +150,7 @@ class Counters:
         return {step: getattr(self, f"{step}_s") for step in steps}
 
 
-STATE = ("cost_unit", "budget", "max_size", "dtype", "device")
+STATE = ("cost_unit", "budget", "max_size", "dtype", "device", "cheaper")
 
 
 def _less(value: Any, earlier: Any) -> Any:

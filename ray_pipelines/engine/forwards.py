@@ -185,12 +185,10 @@ class Forwards:
 
     def _new_tuner(self, chunks: Sequence[Any], longest: int) -> BudgetTuner:
         """The budget that was found before, or one that is good on most devices, to start from."""
-        found = self._store.load() if self._store is not None else None
-        if found is not None:
-            return BudgetTuner(found, is_settled=True)
         rows, tokens = (CPU_ROWS, CPU_TOKENS) if self._is_cpu else (GPU_ROWS, GPU_TOKENS)
         is_encoder = cost_unit(chunks[0]) == "tokens" and not self._steps.extra_cost
-        return BudgetTuner(tokens if is_encoder else rows * longest)
+        found = self._store.load() if self._store is not None else None
+        return BudgetTuner(tokens if is_encoder else rows * longest, found)
 
     def _timed(self, chunks: Sequence[Any], budget: int | None) -> list[Any]:
         """The outputs of one batch; what it took is noted by the tuner."""

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib
+import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers.pipelines.base import ChunkPipeline
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, OptimizeConfig
 from ray_pipelines.engine import optimizations, pipelines
 from ray_pipelines.engine.hub import COMPONENTS, PinnedModel, go_offline, stage
+from ray_pipelines.engine.precision import is_fast
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.engine.steps import Steps
 from ray_pipelines.engine.tuning import BudgetStore, cache_folder
@@ -32,6 +34,8 @@ from ray_pipelines.errors import ConfigError, ModelLoadError
 from ray_pipelines.tasks import Task
 
 __all__ = ["import_class", "is_chunked", "load_pipeline", "load_runner"]
+
+logger = logging.getLogger(__name__)
 
 AUTO_CLASSES = {
     "tokenizer": transformers.AutoTokenizer,
@@ -77,9 +81,19 @@ def load_runner(
         own = copy.deepcopy(pinned.instances["model"])
         pinned = dataclasses.replace(pinned, instances={**pinned.instances, "model": own})
     pipe = load_pipeline(task, pinned, parameters, **loading)
+    _warn_of_slow_precision(pipe)
     optimizations.optimize_model(pipe, optimize)
     steps = optimizations.steps_of(pipe, optimize, task, parameters, limits, seed)
     return Runner(steps, batching, _budget_store(task, pinned, pipe, optimize))
+
+
+def _warn_of_slow_precision(pipe: transformers.Pipeline) -> None:
+    dtype = getattr(pipe.model, "dtype", None)
+    if isinstance(dtype, torch.dtype) and not is_fast(dtype, pipe.device):
+        logger.warning(
+            "model.dtype: this processor has no instructions for %s; expect it to be much slower than float32.",
+            str(dtype).removeprefix("torch."),
+        )
 
 
 def _budget_store(

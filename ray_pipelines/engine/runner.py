@@ -25,6 +25,7 @@ import torch
 from ray_pipelines.config import BatchConfig
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.forwards import Forwards
+from ray_pipelines.engine.precision import cheaper_setting
 from ray_pipelines.engine.steps import Steps
 from ray_pipelines.engine.tuning import BudgetStore
 from ray_pipelines.engine.watch import Watch
@@ -55,7 +56,8 @@ class Runner:
     def __init__(self, steps: Steps, batching: BatchConfig, store: BudgetStore | None = None) -> None:
         self.steps = steps
         dtype = str(getattr(steps.pipe, "dtype", "")).removeprefix("torch.")
-        self.counters = Counters(device=steps.pipe.device.type, dtype=dtype)
+        device = steps.pipe.device
+        self.counters = Counters(device=device.type, dtype=dtype, cheaper=cheaper_setting(device))
         self._forwards = Forwards(steps, batching, self.counters, self._watched, store)
         self._windows = Windows(batching.window_rows, self._full_cost, self.counters)
         self._one_at_a_time = threading.Lock()
@@ -69,11 +71,14 @@ class Runner:
         windows = self._windows.of(items, self._chunks, self._many())
         if self._can_prefetch():
             windows = prefetched(windows)
-        return self._stream(windows, lambda item: self._postprocess(item.outputs, item.row))
+        return self._stream(windows, self._finished)
 
     def outputs(self, items: Iterable[Sequence[Any] | RowError]) -> Iterator[Any]:
         """The model outputs of the chunks of each item, or its `RowError`, in input order: the forward step alone."""
-        return self._stream(self._windows.of(items, lambda chunks, row: iter(chunks), None), lambda item: item.outputs)
+        return self._stream(
+            self._windows.of(items, lambda chunks, row: iter(chunks), None),
+            lambda items: (item.outputs for item in items),
+        )
 
     def preprocess(self, item: Any, row: int = 0) -> list[Any] | RowError:
         """All chunks of one item, or its `RowError`: the first step alone; `row` is its place among the items."""
@@ -118,16 +123,19 @@ class Runner:
     def _watched(self, stage: Stage, rows: Sequence[int], step: Callable[[], Any]) -> Any:
         return self.watch.run(stage, rows, step)
 
-    def _stream(self, windows: Iterator[Window], finish: Callable[[Item], Any]) -> Iterator[Any]:
+    def _stream(self, windows: Iterator[Window], finish: Callable[[Sequence[Item]], Iterator[Any]]) -> Iterator[Any]:
         waiting: deque[Item] = deque()
         for window in windows:
             waiting.extend(window.started)
             self._forward(window)
             self.counters.num_truncated = self.steps.num_truncated
+            done = []
             while waiting and waiting[0].is_finished:
-                item = waiting.popleft()
-                error = item.error or item.preprocess_error
-                yield error if error is not None else finish(item)
+                done.append(waiting.popleft())
+            results = finish([item for item in done if item.first_error is None])
+            for item in done:
+                yield item.first_error or next(results)
+                item.outputs = []
 
     def _forward(self, window: Window) -> None:
         """Forwards the chunks of a window and hands the outputs to their items."""
@@ -139,6 +147,23 @@ class Runner:
             else:
                 item.outputs[index] = output
             item.num_done += 1
+
+    def _finished(self, items: Sequence[Item]) -> Iterator[Any]:
+        """The result of each item whose outputs are there, or its `RowError`."""
+        for item, result in zip(items, self._postprocess_many(items), strict=True):
+            yield result if result is not None else self._postprocess(item.outputs, item.row)
+
+    def _postprocess_many(self, items: Sequence[Item]) -> Sequence[Any]:
+        """The results that can be made together; None for each other."""
+        if not self.steps.can_finish_many or len(items) < 2:
+            return [None] * len(items)
+        start_s = time.perf_counter()
+        together = partial(self.steps.postprocess_many, [item.outputs for item in items])
+        step = partial(self._watched, "postprocess", [item.row for item in items], together)
+        with self._one_at_a_time:
+            results = attempt("postprocess", step)
+        self.counters.postprocess_s += time.perf_counter() - start_s
+        return [None] * len(items) if isinstance(results, RowError) else results
 
     def _postprocess(self, outputs: Sequence[Any], row: int) -> Any:
         start_s = time.perf_counter()

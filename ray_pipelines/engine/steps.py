@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.engine.batching import padding_of
+from ray_pipelines.engine.closeness import are_near
 from ray_pipelines.engine.lengths import cut_at, max_tokens, new_tokens, num_embeddings
 from ray_pipelines.engine.seeds import seeded
 from ray_pipelines.errors import InvalidInput, RowError, RowTooLarge, attempt
@@ -79,6 +80,9 @@ class Steps:
         can_group = task.preprocess_many is not None and is_known and not self.is_random and not self.is_generic
         self.group_size = task.group_size if can_group else 1
         self._many_is_checked = False
+        is_known = type(pipe).postprocess.__module__.startswith(("transformers.", "ray_pipelines."))
+        self.can_finish_many = task.postprocess_many is not None and is_known and not self.is_generic
+        self._finishing_is_checked = False
 
     def with_parameters(self, parameters: Any, seed: int | None = None) -> Steps:
         """The same pipeline with other parameters of the task, as a call of it with these arguments would run."""
@@ -234,6 +238,24 @@ class Steps:
             (only,) = outputs
             result = self.pipe.postprocess(only, **self._step_parameters[2])
         return self.task.to_result(result, self.parameters)
+
+    def postprocess_many(self, outputs: Sequence[Sequence[Any]]) -> list[Any]:
+        """The result of each of many rows, or None where it must be postprocessed by itself.
+
+        The first call is compared with what the pipeline makes of its first row alone, as in `preprocess_many`.
+        """
+        assert self.task.postprocess_many is not None
+        if not outputs or any(len(own) != 1 for own in outputs):
+            return [None] * len(outputs)
+        made = self.task.postprocess_many(self.pipe, [own[0] for own in outputs], self._step_parameters[2])
+        results = [None if own is None else self.task.to_result(own, self.parameters) for own in made]
+        if not self._finishing_is_checked and results[0] is not None:
+            self._finishing_is_checked = True
+            if not are_near(results[0], self.postprocess(outputs[0])):
+                self.can_finish_many = False
+                logger.warning("Rows are postprocessed one by one: together they would not give the same.")
+                return [None] * len(outputs)
+        return results
 
     @property
     def problem_with_stages(self) -> str | None:

@@ -1,9 +1,11 @@
 """The budget of a batch, found while real rows run: no forward is made for the measurement alone.
 
 `BudgetTuner` climbs a ladder of budgets, each twice the one before. It starts from what is good on most devices, tries
-the neighbours on some batches of every length, moves to a neighbour that is clearly faster, and settles where none is.
-From time to time it looks again. Speeds are compared among batches of like length only, since long rows cost more per
-token; results never depend on any of this.
+the neighbours on some batches of every length, at first the start and the lowest budget too, moves to what is clearly
+faster, and settles where nothing is. From time to time it looks again, and soon where the budget was found by an
+earlier run, on other rows perhaps or beside other work. A budget that batches never fill, or that every row exceeds, is
+moved to where they do. Speeds are compared among batches of like length only, since long rows cost more per token;
+results never depend on any of this.
 
 `BudgetStore` keeps what was found in the user's cache, by model, device, precision and threads.
 """
@@ -31,10 +33,16 @@ TRIAL_S = 0.3
 TRIAL_BATCHES = 4
 MIN_GAIN = 1.04
 FILLED = 0.6
-STEPS_DOWN, STEPS_UP = 3, 8
+STEPS_DOWN, STEPS_UP = 4, 8
+MAX_STEPS_FOUND = 3
 BINS_PER_OCTAVE = 4
-GIVE_UP_BATCHES = 160
+GIVE_UP_BATCHES = 600
+MAX_TURNS = 8
 REST_BATCHES = 400
+FIRST_REST_BATCHES, FIRST_REST_S = 40, 3.0
+MAX_UNFILLED = 4
+MAX_ROWS_ABOVE = 600
+"""More than the rows of a window: there are no shorter rows in between."""
 
 
 @dataclass
@@ -47,38 +55,53 @@ class _Trial:
 
     @property
     def is_enough(self) -> bool:
-        return self.num_batches >= TRIAL_BATCHES and sum(self.seconds.values()) >= TRIAL_S
+        seconds = sum(self.seconds.values())
+        return seconds >= TRIAL_S and (self.num_batches >= TRIAL_BATCHES or seconds >= TRIAL_BATCHES * TRIAL_S)
 
 
 class BudgetTuner:
     """Chooses the budget of each batch.
 
     Args:
-        start: The budget to start from.
-        is_settled: Whether it was found before, so that it is only looked at again from time to time.
+        start: The budget to start from, which is good on most devices.
+        found: The budget that an earlier run has found, as far as it is near enough to `start` to be believed.
 
     >>> BudgetTuner(1024).next()
     1024
+    >>> BudgetTuner(1024, found=512).next()
+    512
     """
 
-    def __init__(self, start: int, *, is_settled: bool = False) -> None:
-        self.best = start
-        self.is_settled = is_settled
+    def __init__(self, start: int, found: int | None = None) -> None:
+        self._start = start
         self._lowest = max(1, start >> STEPS_DOWN)
         self._highest = start << STEPS_UP
+        self.best = start if found is None else min(max(found, self._lowest), start << MAX_STEPS_FOUND)
+        self.is_settled = found is not None
         self._trials: dict[int, _Trial] = {}
         self._seconds = 0.0
         self._turn = 0
         self._since_move = 0
-        self._rest = REST_BATCHES
+        self._rest = REST_BATCHES if found is None else FIRST_REST_BATCHES
+        self._rest_ends_s = float("inf") if found is None else WARM_UP_S + FIRST_REST_S
+        self._is_first_search = True
+        self._unfilled: dict[int, int] = {}
+        self._fullest = 0
+        self._num_above = 0
 
     def next(self) -> int:
         """The budget of the next batch."""
         if self.is_settled or self._seconds < WARM_UP_S:
             return self.best
-        candidates = self._candidates()
-        self._turn += 1
-        return candidates[self._turn % len(candidates)]
+        # Small batches take turns more often, since they take less time.
+        turns = [(budget, min(MAX_TURNS, max(1, self.best // budget))) for budget in self._candidates()]
+        self._turn = (self._turn + 1) % sum(number for _, number in turns)
+        place = self._turn
+        for budget, number in turns:
+            if place < number:
+                return budget
+            place -= number
+        return self.best
 
     def note(self, budget: int, cost: float, padded: float, longest: int, seconds: float) -> None:
         """Takes in what one batch has done.
@@ -93,13 +116,18 @@ class BudgetTuner:
         self._seconds += seconds
         if self._seconds < WARM_UP_S:
             return
+        self._num_above = self._num_above + 1 if padded > budget else 0
+        if self._num_above >= MAX_ROWS_ABOVE:
+            self._look_again(int(2 * padded))
         if self.is_settled:
             self._rest -= 1
-            if self._rest <= 0:
-                self.is_settled, self._rest, self._trials, self._since_move = False, REST_BATCHES, {}, 0
+            if self._rest <= 0 or self._seconds >= self._rest_ends_s:
+                self._look_again(self.best)
             return
-        if padded > budget or padded < FILLED * budget:
+        if padded < FILLED * budget:
+            self._note_unfilled(budget, int(padded))
             return
+        self._unfilled[budget] = 0
         trial = self._trials.setdefault(budget, _Trial())
         length = round(BINS_PER_OCTAVE * math.log2(max(1, longest)))
         trial.cost[length] += cost
@@ -107,6 +135,22 @@ class BudgetTuner:
         trial.num_batches += 1
         self._since_move += 1
         self._decide()
+
+    def _note_unfilled(self, budget: int, padded: int) -> None:
+        """Takes the budget down to the fullest of many batches that had too few rows for it."""
+        self._unfilled[budget] = self._unfilled.get(budget, 0) + 1
+        self._fullest = max(self._fullest, padded)
+        if budget == self.best and self._unfilled[budget] >= MAX_UNFILLED:
+            self._move(self._fullest)
+
+    def _look_again(self, budget: int) -> None:
+        self.is_settled, self._rest, self._rest_ends_s, self._trials = False, REST_BATCHES, float("inf"), {}
+        self._move(budget)
+
+    def _move(self, budget: int) -> None:
+        self.best = min(max(budget, self._lowest), self._highest)
+        self._since_move = self._num_above = self._fullest = 0
+        self._unfilled = {}
 
     def limit(self, budget: int) -> None:
         """No budget above this from now on: it did not fit into memory."""
@@ -116,28 +160,47 @@ class BudgetTuner:
         self._trials = {size: trial for size, trial in self._trials.items() if size <= self._highest}
 
     def _candidates(self) -> list[int]:
-        around = (self.best, self.best * 2, self.best // 2)
-        return [budget for budget in around if self._lowest <= budget <= self._highest] or [self.best]
+        # What is better far away does not show in the neighbours: the first search looks there too.
+        far = (self._start, self._lowest) if self._is_first_search else ()
+        around = dict.fromkeys((self.best, self.best * 2, self.best // 2, *far))
+        return [budget for budget in around if budget == self.best or self._is_possible(budget)]
+
+    def _is_possible(self, budget: int) -> bool:
+        return self._lowest <= budget <= self._highest and self._unfilled.get(budget, 0) < MAX_UNFILLED
 
     def _decide(self) -> None:
-        candidates = self._candidates()
-        if not all(budget in self._trials and self._trials[budget].is_enough for budget in candidates):
+        gains = self._gains()
+        if gains is None:
             if self._since_move > GIVE_UP_BATCHES:
-                self.is_settled = True
+                self._settle()
             return
-        gains = {budget: _gain(self._trials[budget], self._trials[self.best]) for budget in candidates[1:]}
         better = max(gains, key=lambda budget: gains[budget], default=self.best)
         if gains.get(better, 0.0) >= MIN_GAIN:
-            self.best, self._since_move = better, 0
+            self._move(better)
         else:
-            self.is_settled = True
+            self._settle()
+
+    def _settle(self) -> None:
+        self.is_settled, self._is_first_search = True, False
+
+    def _gains(self) -> dict[int, float] | None:
+        """How many times faster than the best each other candidate is; None while not enough is measured."""
+        best, *others = (self._trials.get(budget) for budget in self._candidates())
+        if best is None or not best.is_enough:
+            return None
+        gains = {}
+        for budget, trial in zip(self._candidates()[1:], others, strict=True):
+            if trial is None or not trial.is_enough or not trial.seconds.keys() & best.seconds.keys():
+                return None
+            gains[budget] = _gain(trial, best)
+        return gains
 
 
 def _gain(trial: _Trial, of: _Trial) -> float:
-    """How many times faster `trial` was than `of` on the lengths that both have seen; 0 without any."""
-    common = [length for length in trial.seconds if length in of.seconds]
+    """How many times faster `trial` was than `of` on the lengths that both have seen, of which there must be some."""
+    common = trial.seconds.keys() & of.seconds.keys()
     expected_s = sum(trial.cost[length] / of.cost[length] * of.seconds[length] for length in common)
-    return expected_s / (sum(trial.seconds[length] for length in common) or float("inf"))
+    return expected_s / sum(trial.seconds[length] for length in common)
 
 
 def cache_folder() -> Path:

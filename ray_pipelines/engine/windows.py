@@ -44,6 +44,11 @@ class Item:
     preprocess_error: RowError | None = None
 
     @property
+    def first_error(self) -> RowError | None:
+        """Why the item has no result."""
+        return self.error or self.preprocess_error
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing more is to come."""
         return self.is_complete and (self.error is not None or self.num_done == self.num_chunks)

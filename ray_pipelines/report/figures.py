@@ -64,6 +64,7 @@ class Figures:
     max_size: int = 0
     dtype: str = ""
     device: str = ""
+    cheaper: str = ""
     compiled_graphs: int = 0
     warmup_s: float = 0.0
     advice: str = ""
@@ -101,6 +102,7 @@ class Figures:
             max_size=counters.max_size,
             dtype=counters.dtype,
             device=counters.device,
+            cheaper=counters.cheaper,
             compiled_graphs=counters.num_graphs,
             warmup_s=counters.warmup_s,
         )
@@ -114,8 +116,8 @@ class Figures:
 def advice(figures: Figures) -> str:
     """The one setting to change next, with the reason: what would save most of the run's time.
 
-    >>> advice(Figures(device_busy=0.9, device_idle=0.0, dtype="float32", device="cpu", forwards=10)).split(":")[0]
-    'model.dtype'
+    >>> advice(Figures(device_busy=0.9, dtype="float32", cheaper="optimize.int8: true", forwards=10)).split(",")[0]
+    'optimize.int8: true'
     """
     seconds, busy = figures.step_seconds, f"the device is busy {figures.device_busy:.0%} of the time"
     if not figures.forwards:
@@ -139,8 +141,8 @@ def advice(figures: Figures) -> str:
     if figures.device_idle > 0.3:
         slow = max(("read", "write"), key=lambda step: seconds.get(step, 0.0))
         return f"read.rows_per_block: lower it; workers wait for rows {figures.device_idle:.0%} of the time ({slow})."
-    if figures.dtype == "float32" and figures.device_busy > 0.5:
-        return f"model.dtype: bfloat16, if its results are close enough for you; {busy}, in float32."
+    if figures.dtype == "float32" and figures.cheaper and figures.device_busy > 0.5:
+        return f"{figures.cheaper}, if its results are close enough for you; {busy}, in float32."
     if figures.device_busy > 0.5:
         return f"workers.concurrency: more workers on more machines; {busy}, so only more devices make it faster."
     return f"{'workers.num_cpus: raise it' if figures.device != 'cpu' else 'read.limit: none'}; {busy}."

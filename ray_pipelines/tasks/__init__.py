@@ -147,6 +147,9 @@ class Task:
             `preprocess`: for each item a list of what the pipeline's `preprocess` would give, or None where the item
             must be preprocessed by itself. It may raise: then all of them are.
         group_size: Items that `preprocess_many` is given at most.
+        postprocess_many: Makes the pipeline's results of many rows of one forward each, of the pipeline, their outputs
+            and the arguments of its `postprocess`: for each row what the pipeline's `postprocess` would give, or None
+            where the row must be postprocessed by itself. It may raise: then all of them are.
         takes_assistant: Whether a second model may draft the tokens that are generated.
         is_random: Whether a loaded pipeline with given parameters draws random numbers; each row then runs by itself,
             under a seed of its own.
@@ -171,6 +174,7 @@ class Task:
     pipeline_class: str | None = None
     preprocess_many: Callable[[Any, Sequence[Any], Mapping[str, Any]], Sequence[Any]] | None = None
     group_size: int = 256
+    postprocess_many: Callable[[Any, Sequence[Any], Mapping[str, Any]], Sequence[Any]] | None = None
     takes_assistant: bool = False
     is_random: Callable[[Any, Any], bool] = lambda pipe, parameters: False
     preparation: Preparation | None = None

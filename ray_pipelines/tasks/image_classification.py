@@ -6,6 +6,7 @@ hold.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import pydantic
@@ -16,6 +17,7 @@ from ray_pipelines.tasks._classification import (
     RESULT_DESCRIPTION,
     FunctionToApply,
     label_scores,
+    postprocess_logits,
     to_list,
 )
 from ray_pipelines.tasks._vision import IMAGES_PER_GROUP, preprocess_images
@@ -40,5 +42,6 @@ TASK = Task(
     to_result=to_list,
     kept_outputs=("logits",),
     preprocess_many=preprocess_images,
+    postprocess_many=partial(postprocess_logits, default_top_k=5),
     group_size=IMAGES_PER_GROUP,
 )

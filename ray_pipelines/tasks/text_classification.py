@@ -17,6 +17,7 @@ from ray_pipelines.tasks._classification import (
     RESULT_DESCRIPTION,
     FunctionToApply,
     label_scores,
+    postprocess_logits,
     to_list,
 )
 from ray_pipelines.tasks._tokenizer import TokenizerParameters, preprocess_texts
@@ -54,4 +55,5 @@ TASK = Task(
     to_result=to_list,
     kept_outputs=("logits",),
     preprocess_many=preprocess_texts,
+    postprocess_many=postprocess_logits,
 )

@@ -6,8 +6,8 @@ all. torchao quantises by token too, but in eager mode spends most of what it sa
 layer.
 
 The integers are multiplied by oneDNN's kernel, which PyTorch's own quantised graphs use. On a processor without
-instructions for it (AVX512-VNNI, AMX) the kernel is slow, and adds two products in 16 bits, which overflow without a
-word: weights have 7 bits there.
+instructions for it (AVX512-VNNI, AMX) the kernel gains less, and adds two products in 16 bits, which overflow without
+a word: weights have 7 bits there.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_machine() -> None:
     if not hasattr(torch.ops.onednn, "qlinear_pointwise") or not torch._C._has_mkldnn:
         raise ModelLoadError(f"optimize.int8: expected a PyTorch with oneDNN; got {torch.__version__} without it.")
     if not torch.cpu._is_vnni_supported():
-        logger.warning("optimize.int8: this processor has no instructions for it (VNNI); expect no gain.")
+        logger.warning("optimize.int8: this processor has no instructions for it (VNNI); expect a smaller gain.")
 
 
 def quantize_linears(model: nn.Module) -> int:

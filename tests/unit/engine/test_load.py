@@ -15,6 +15,7 @@ import torch
 import transformers
 
 import ray_pipelines as rp
+from ray_pipelines.engine.precision import cheaper_setting, is_fast
 from tests.cases.media import TEXTS
 from tests.closeness import assert_close
 from tests.hub_server import hub_server
@@ -50,6 +51,21 @@ def test_dtype_is_that_of_the_weights(model: Model) -> None:
     results = spec.run(TEXTS)
     assert spec._runner().steps.pipe.dtype is torch.bfloat16
     assert_close(results, rp.pipeline("text-classification", model=model("bert-classifier")).run(TEXTS), 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_precision_without_instructions_is_warned_of(
+    dtype: str, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"), dtype=dtype, device="cpu")
+    spec.run(TEXTS[:1])
+    warned = "has no instructions for " + dtype in caplog.text
+    assert warned is not is_fast(getattr(torch, dtype), torch.device("cpu"))
+
+
+def test_a_gpu_has_instructions_for_16_bits() -> None:
+    assert is_fast(torch.bfloat16, torch.device("cuda")) and is_fast(torch.float32, torch.device("cpu"))
+    assert cheaper_setting(torch.device("cuda")) == "model.dtype: bfloat16"
 
 
 def test_old_names_are_accepted_with_a_warning(model: Model) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
+from transformers.utils import ModelOutput
 
 import ray_pipelines as rp
 from ray_pipelines.config import BatchConfig
@@ -105,3 +107,45 @@ def test_a_library_that_treats_many_items_otherwise_is_not_used(model: Model) ->
     steps = Steps(good.pipe, task, good.parameters, good.limits)
     assert list(Runner(steps, BatchConfig()).run(["a b", "c"])) == spec.run(["a b", "c"])
     assert steps.group_size == 1
+
+
+FINISHED = [case for case in CASES if case.task in ("text-classification", "image-classification")]
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 2, 100])
+@pytest.mark.parametrize("function", [None, "softmax", "sigmoid", "none"])
+@pytest.mark.parametrize("case", FINISHED, ids=lambda case: case.name)
+def test_each_row_is_postprocessed_as_if_it_were_alone(
+    case: Case, function: str | None, top_k: int | None, model: Model
+) -> None:
+    parameters = {name: value for name, value in (("top_k", top_k), ("function_to_apply", function)) if value}
+    spec = rp.pipeline(case.task, model=model(case.model), device="cpu", **parameters)
+    steps = spec._runner().steps
+    count = steps.pipe.model.config.num_labels
+    rows = [*torch.randn(40, 1, count, generator=torch.manual_seed(0)).unbind(), torch.zeros(1, count)]
+    outputs = [[ModelOutput(logits=row)] for row in rows]
+    assert_close(steps.postprocess_many(outputs), [steps.postprocess(own) for own in outputs], 1e-6)
+    assert steps.can_finish_many
+
+
+def test_rows_without_a_number_and_pipelines_of_ones_own_are_postprocessed_singly(model: Model) -> None:
+    folder = model("bert-classifier")
+    steps = rp.pipeline("text-classification", model=folder, device="cpu")._runner().steps
+    outputs = [[ModelOutput(logits=torch.tensor([[1.0, value]]))] for value in (2.0, float("nan"), 0.0)]
+    assert [result is None for result in steps.postprocess_many(outputs)] == [False, True, False]
+    own = rp.pipeline("text-classification", model=folder, device="cpu", pipeline_class=Whispering)
+    assert own.run(["a", "b"])[1][0]["label"].islower() and not own._runner().steps.can_finish_many
+
+
+def test_a_library_that_postprocesses_otherwise_is_not_trusted(model: Model) -> None:
+    steps = rp.pipeline("text-classification", model=model("bert-classifier"), device="cpu")._runner().steps
+    steps.task = dataclasses.replace(steps.task, postprocess_many=lambda pipe, outputs, arguments: ["?"] * len(outputs))
+    runner = Runner(steps, BatchConfig())
+    assert all(result != "?" for result in runner.run(["a", "b", "c"])) and not steps.can_finish_many
+
+
+class Whispering(transformers.TextClassificationPipeline):
+    """A user's own pipeline."""
+
+    def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+        return {**super().postprocess(*args, **kwargs), "label": "quiet"}

@@ -48,6 +48,7 @@ class FakeSteps:
     can_batch = True
     is_generic = False
     group_size = 1
+    can_finish_many = False
     num_truncated = 0
     extra_cost = 0
     is_exact = True
@@ -151,7 +152,7 @@ def test_rows_that_all_fail_cost_few_forwards_more_than_one_each() -> None:
 
 def test_search_for_a_guilty_row_is_counted() -> None:
     runner = Runner(FakeSteps(guilty=[9]), BatchConfig(max_size=16))  # type: ignore[arg-type]
-    list(runner.run([[9 if n == 5 else 3] for n in range(16)]))
+    list(runner.run([[9 if n == 5 else 8] for n in range(16)]))
     assert runner.counters.num_failed_batches == 1
     assert 0 < runner.counters.num_extra_forwards <= 2 * 4
     assert runner.counters.num_forwards == 1 + runner.counters.num_extra_forwards
@@ -223,9 +224,9 @@ def test_only_the_first_batch_and_the_first_padded_ones_are_compared() -> None:
 
 def test_chunks_of_several_lengths_are_compared() -> None:
     steps = FakeSteps()
-    items = [[number] for number in (2, 2, 3, 4, 5, 6, 7, 8, 9)]
+    items = [[number] for number in (5, 5, 6, 7, 8, 9, 10, 11, 12)]
     assert run(steps, items, max_size=9) == doubled(items)
-    assert [sorted(batch) for batch in steps.batches] == [[2, 2, 3, 4, 5, 6, 7, 8, 9], [2], [4], [6], [8]]
+    assert [sorted(batch) for batch in steps.batches] == [[5, 5, 6, 7, 8, 9, 10, 11, 12], [5], [7], [9], [11]]
 
 
 def test_chunk_that_fails_makes_its_row_one_error_and_leaves_no_trace() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from ray_pipelines.engine.batching import plan_batches
 from ray_pipelines.engine.tuning import BudgetStore, BudgetTuner
 
 
@@ -78,6 +79,83 @@ def test_settled_tuner_looks_again_from_time_to_time() -> None:
         tried.add(budget)
         tuner.note(budget, budget, budget, 16, budget * 1e-4)
     assert len(tried) == 3
+
+
+class Simulated:
+    """A device whose forwards take `overhead_s`, and time for each padded token; large batches may cost more."""
+
+    def __init__(self, overhead_s: float = 5e-3, token_s: float = 1e-4, slower_above: int = 1 << 40) -> None:
+        self.overhead_s, self.token_s, self.slower_above = overhead_s, token_s, slower_above
+
+    def seconds(self, padded: int) -> float:
+        return self.overhead_s + padded * self.token_s * (1.0 if padded <= self.slower_above else 1.5)
+
+    def run(self, lengths: Sequence[int], tuner: BudgetTuner, window_rows: int = 512, max_size: int = 256) -> float:
+        """Seconds for rows of these lengths, in windows, with the budgets that `tuner` chooses."""
+        total_s = 0.0
+        for first in range(0, len(lengths), window_rows):
+            window = lengths[first : first + window_rows]
+            budgets: list[int] = []
+
+            def following(budgets: list[int] = budgets) -> int:
+                budgets.append(tuner.next())
+                return budgets[-1]
+
+            batches = plan_batches(window, max_size=max_size, budget=following)
+            for batch, budget in zip(batches, budgets, strict=True):
+                costs = [window[index] for index in batch]
+                padded = max(costs) * len(costs)
+                seconds = self.seconds(padded)
+                tuner.note(budget, sum(costs), padded, max(costs), seconds)
+                total_s += seconds
+        return total_s
+
+    def run_singly(self, lengths: Sequence[int]) -> float:
+        return sum(self.seconds(length) for length in lengths)
+
+
+MIXTURES: dict[str, list[int]] = {
+    "equal": [100] * 6000,
+    "two lengths": [5, 500] * 3000,
+    "growing": [2 + row // 16 for row in range(8000)],
+    "shrinking": [2 + row // 16 for row in range(8000)][::-1],
+    "a huge row first": [4000] + [10] * 6000,
+    "every 64th is long": [500 if row % 64 == 0 else 6 for row in range(6000)],
+    "one row": [300],
+    "all above the budget": [3000] * 2000,
+}
+SEARCH_S = 6.0
+DEVICES = {
+    "overhead": Simulated(),
+    "compute": Simulated(overhead_s=1e-3),
+    "small caches": Simulated(overhead_s=2e-3, slower_above=300),
+}
+
+
+@pytest.mark.parametrize("found", [None, 1 << 30])
+@pytest.mark.parametrize("window_rows", [3, 512])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_no_mixture_is_slower_than_row_by_row(mixture: str, device: str, window_rows: int, found: int | None) -> None:
+    lengths = MIXTURES[mixture]
+    seconds = DEVICES[device].run(lengths, BudgetTuner(1024, found), window_rows)
+    # Where only the smallest batches are good, finding that out takes some seconds, once.
+    assert seconds <= 1.1 * DEVICES[device].run_singly(lengths) + SEARCH_S
+
+
+@pytest.mark.parametrize("found", [1, 1 << 30])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("mixture", ["equal", "two lengths", "every 64th is long"])
+def test_what_a_bad_run_has_stored_is_soon_found_out(mixture: str, device: str, found: int) -> None:
+    lengths = 3 * MIXTURES[mixture]
+    misled = DEVICES[device].run(lengths, BudgetTuner(1024, found))
+    assert misled <= 1.1 * DEVICES[device].run(lengths, BudgetTuner(1024)) + SEARCH_S
+
+
+def test_rows_that_are_all_above_the_budget_share_forwards_in_the_end() -> None:
+    device, tuner = Simulated(overhead_s=1.0), BudgetTuner(16)
+    device.run([100] * 2000, tuner)
+    assert tuner.best >= 200
 
 
 def test_budget_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:

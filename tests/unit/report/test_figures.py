@@ -40,8 +40,9 @@ def test_padding_and_shares_are_parts_of_their_whole() -> None:
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
-        ({"dtype": "float32"}, "model.dtype"),
-        ({"dtype": "bfloat16"}, "workers.concurrency"),
+        ({"dtype": "float32", "cheaper": "model.dtype: bfloat16"}, "model.dtype"),
+        ({"dtype": "float32", "cheaper": "optimize.int8: true"}, "optimize.int8"),
+        ({"dtype": "bfloat16", "cheaper": "model.dtype: bfloat16"}, "workers.concurrency"),
         ({"padded_cost": 1800}, "batch.window_rows"),
         ({"num_out_of_memory": 9}, "batch.budget"),
         ({"num_extra_forwards": 9}, "batch.max_size"),
