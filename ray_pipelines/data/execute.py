@@ -50,6 +50,8 @@ ROWS_BEFORE_GIVING_UP = 1000
 WRITE_CPUS = 0.5
 MAX_PASSES = 3
 """How often rows are read that no block that counts has; more than once only after work that overlapped."""
+WAVE_BLOCKS = 32
+"""Blocks whose chunks are shuffled together: what a crash costs at most, and what the shuffle holds."""
 RESULT = "result"
 MAX_SAMPLES = 200
 
@@ -104,7 +106,8 @@ def execute(
     setup = spec.worker_setup(source.inputs, plan, rows, _prediction_type(run, job))
     setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
     if units:
-        plan = plan_chunks(rows, setup, plan, nodes, run.inventory.num_rows)
+        most_rows = WAVE_BLOCKS * job.read.rows_per_block
+        plan = plan_chunks(rows, setup, plan, nodes, run.inventory.num_rows, most_rows)
     if job.prediction_type == "infer" and run.record.result_type is None:
         run.note_result_type(schema_to_text(pa.schema([(RESULT, setup.result_type)])))
     schemas = _schemas(job, source, setup)
@@ -125,10 +128,12 @@ def execute(
     progress = _progress_of(run, plan.describe(), plan.min_workers)
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
     _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
-    for _ in range(MAX_PASSES):
-        if not units:
-            break
-        results = apply_stages(read_dataset(source, units, job), setup, plan)
+    wave_rows = plan.chunks.wave_rows if plan.chunks is not None else None
+    num_passes = 0
+    while units and num_passes < MAX_PASSES:
+        num_rows_before = run.ledger.num_rows
+        remaining = read_dataset(source, units, job)
+        results = apply_stages(remaining if wave_rows is None else remaining.limit(wave_rows), setup, plan)
         if job.write.rows_per_file is not None:
             results = results.repartition(target_num_rows_per_block=job.write.rows_per_file)
         blocks = results.map_batches(
@@ -137,6 +142,7 @@ def execute(
         _follow(blocks, run, progress, job, lease, start_s, on_progress or (lambda progress: None))
         units = remaining_units(run.inventory, run.ledger, run.only)
         units = without_empty(units, run.inventory, source.schema, source.filesystem)
+        num_passes += wave_rows is None or run.ledger.num_rows - num_rows_before < wave_rows
     _check_complete(run, units)
     _give_up_if_hopeless(progress, job, at_least=1)
     if run.only is None:

@@ -40,6 +40,7 @@ class ChunkPlan:
         window_chunks: Chunks that a worker takes at a time, of any rows.
         rows_per_task: Rows that one task explodes, or one worker takes; None for as many as a block has.
         num_partitions: Partitions of the shuffle.
+        wave_rows: Rows that are shuffled at a time, where there are more; None for all.
     """
 
     mode: Literal["auto", "in_worker", "groupby"]
@@ -47,6 +48,7 @@ class ChunkPlan:
     window_chunks: int = 64
     rows_per_task: int | None = None
     num_partitions: int = 2
+    wave_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class WorkerPlan:
         if self.chunks is None:
             return f"{workers}, {self.stages} stages"
         if self.chunks.mode == "groupby":
-            return f"{workers}, chunks by groupby: {self.chunks.reason}"
+            waves = f" in waves of {self.chunks.wave_rows:,} rows" if self.chunks.wave_rows is not None else ""
+            return f"{workers}, chunks by groupby{waves}: {self.chunks.reason}"
         return f"{workers}, {self.stages} stages, chunks {self.chunks.mode}: {self.chunks.reason}"
 
 

@@ -7,8 +7,10 @@ stage boundary is copied into the object store, fetched and perhaps spilled, so 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["decode", "encode"]
@@ -16,9 +18,10 @@ __all__ = ["decode", "encode"]
 FEW_VALUES = 16
 """Tensors of so many values at most are left as they are."""
 FILLED, NARROWED = "*", "<"
-INTEGERS = (torch.int64, torch.int32, torch.int16)
-NARROW = (torch.int8, torch.uint8, torch.int16, torch.int32)
+NARROWABLE = ("int64", "int32", "int16")
+NARROW = (np.int8, np.uint8, np.int16, np.int32)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of a value: what stands for types that numpy does not know."""
 
 
 def encode(tensor: torch.Tensor) -> tuple[str, Any]:
@@ -33,36 +36,36 @@ def encode(tensor: torch.Tensor) -> tuple[str, Any]:
     """
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     dtype = _name(flat.dtype)
+    if not flat.numel():
+        return dtype, b""
+    values = flat.view(BITS.get(flat.dtype.itemsize, torch.uint8)).numpy()
     if flat.numel() > FEW_VALUES:
-        if _is_constant(flat):
-            dtype, flat = dtype + FILLED, flat[:1].clone()
-        elif flat.dtype in INTEGERS:
-            low, high = (int(value) for value in flat.aminmax())
+        # Most tensors are told apart by two of their values.
+        if flat.dtype.itemsize in BITS and values[0] == values[-1] and (values == values[0]).all():
+            dtype, values = dtype + FILLED, values[:1].copy()
+        elif dtype in NARROWABLE:
+            low, high = values.min(), values.max()
             for narrow in NARROW:
-                bounds = torch.iinfo(narrow)
-                if narrow.itemsize < flat.dtype.itemsize and bounds.min <= low and high <= bounds.max:
-                    dtype, flat = f"{dtype}{NARROWED}{_name(narrow)}", flat.to(narrow)
+                bounds = np.iinfo(narrow)
+                if np.dtype(narrow).itemsize < values.itemsize and bounds.min <= low and high <= bounds.max:
+                    dtype, values = f"{dtype}{NARROWED}{np.dtype(narrow).name}", values.astype(narrow)
                     break
-    return dtype, flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return dtype, values.view(np.uint8).data
 
 
 def decode(dtype: str, shape: Sequence[int], data: Any) -> torch.Tensor:
     """The tensor that `encode` was given, with memory of its own."""
     name, is_narrow, stored = dtype.removesuffix(FILLED).partition(NARROWED)
-    stored_dtype, content = getattr(torch, stored if is_narrow else name), bytearray(data)
-    flat = torch.frombuffer(content, dtype=stored_dtype) if content else torch.empty(0, dtype=stored_dtype)
+    known = getattr(torch, name)
+    if is_narrow:
+        return torch.from_numpy(np.frombuffer(data, dtype=stored).astype(name)).reshape(tuple(shape))
+    content = np.frombuffer(data, dtype=np.uint8).copy()
+    flat = torch.from_numpy(content).view(known) if len(content) else torch.empty(0, dtype=known)
     if dtype.endswith(FILLED):
-        return flat.repeat(torch.Size(shape).numel()).reshape(tuple(shape))
-    return flat.to(getattr(torch, name)).reshape(tuple(shape))
+        flat = flat.expand(torch.Size(shape).numel()).contiguous()
+    return flat.reshape(tuple(shape))
 
 
+@cache
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _is_constant(flat: torch.Tensor) -> bool:
-    """Whether all values have the same bits; most tensors are told apart by two of them."""
-    if flat.dtype.itemsize not in BITS:
-        return False
-    bits = flat.view(BITS[flat.dtype.itemsize])
-    return bool(bits[0] == bits[-1]) and bool((bits == bits[0]).all())

@@ -181,6 +181,33 @@ def test_job_spreads_a_long_row_and_says_so(model: Model, tmp_path: Path) -> Non
     assert (letter["row"], letter["stage"], letter["input"]) == (12, "decode", {"n": 12})
 
 
+def test_job_shuffles_in_waves_and_a_stop_costs_one_of_them(model: Model, tmp_path: Path) -> None:
+    texts: list[str | None] = [f"Angela Merkel met Barack Obama in Paris {n} ." for n in range(70)]
+    texts[66] = None
+    pq.write_table(pa.table({"n": range(70), "text": texts}), tmp_path / "in.parquet")
+    values = {
+        "task": "token-classification",
+        "model": model("bert-ner"),
+        "parameters": {"stride": 4, "aggregation_strategy": "simple"},
+        "read": {"path": str(tmp_path / "in.parquet"), "rows_per_block": 1},
+        "write": {"path": str(tmp_path / "out"), "columns": ["n"]},
+        "workers": {"num_cpus": 1, "chunking": "groupby"},
+    }
+    with pytest.raises(rp.TooManyErrors):
+        rp.run_job(validate_job({**values, "max_errors": 0}))
+    written = pyarrow.dataset.dataset(tmp_path / "out/results").to_table()["n"].to_pylist()
+    assert set(written) >= set(range(64))
+    report = rp.run_job(validate_job({**values, "max_errors": 1})).report
+    assert "chunks by groupby in waves of 32 rows" in report.plan
+    assert (report.num_rows, report.num_results, report.num_errors) == (70, 69, 1)
+    results = pyarrow.dataset.dataset(tmp_path / "out/results").to_table().sort_by("n")
+    assert results["n"].to_pylist() == [n for n in range(70) if texts[n]]
+    expected = rp.pipeline("token-classification", model=values["model"], **values["parameters"]).run(
+        [text for text in texts if text]
+    )
+    assert_close(results["prediction"].to_pylist(), expected)
+
+
 class NotChunked(transformers.TextClassificationPipeline):
     """A user's pipeline with one forward per row."""
 

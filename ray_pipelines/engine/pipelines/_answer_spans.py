@@ -28,17 +28,12 @@ def token_characters(
     """Where each token, and its word as far as it is in this chunk, start and end: `int32[tokens, 4]`."""
     spans = np.full((len(offsets), 4), NO_WORD, dtype=np.int32)
     spans[:, :2] = offsets
-    starts: dict[int, int] = {}
-    ends: dict[int, int] = {}
-    for index in np.flatnonzero(is_context).tolist():
-        word = words[index]
-        if word is not None:
-            starts.setdefault(word, offsets[index][0])
-            ends[word] = offsets[index][1]
-    for index in np.flatnonzero(is_context).tolist():
-        word = words[index]
-        if word is not None:
-            spans[index, 2:] = starts[word], ends[word]
+    numbers = np.array(words, dtype=np.float64)
+    own = np.flatnonzero(is_context & ~np.isnan(numbers))
+    _, first, word = np.unique(numbers[own], return_index=True, return_inverse=True)
+    last = np.zeros_like(first)
+    last[word] = np.arange(len(own))
+    spans[own, 2:] = np.stack([spans[own[first], 0], spans[own[last], 1]], axis=1)[word]
     return spans
 
 

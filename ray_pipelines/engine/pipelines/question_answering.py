@@ -146,12 +146,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
         num_chunks = len(encoded["input_ids"])
         for index in range(num_chunks):
             names = [name for name in self.tokenizer.model_input_names if name in encoded]
-            inputs = {name: torch.tensor([encoded[name][index]]) for name in names}
-            sequences = encoded.sequence_ids(index)
-            is_context = np.array([sequence == int(is_first) for sequence in sequences])
+            inputs = {name: torch.from_numpy(np.array(encoded[name][index], dtype=np.int64))[None] for name in names}
+            sequences = np.array(encoded.sequence_ids(index), dtype=np.float32)
+            is_context, is_special = sequences == int(is_first), np.isnan(sequences)
             p_mask = np.where(is_context, CONTEXT, NO_ANSWER)
-            is_special = np.array([sequence is None for sequence in sequences])
-            is_cls = is_special & (np.array(encoded["input_ids"][index]) == self.tokenizer.cls_token_id)
+            is_cls = is_special & (inputs["input_ids"][0].numpy() == self.tokenizer.cls_token_id)
             p_mask[np.flatnonzero(is_cls)[:1]] = CLS
             spans = token_characters(encoded["offset_mapping"][index], encoded.word_ids(index), is_context)
             yield {
@@ -191,7 +190,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
             align_to_words: Widen answers to whole words.
 
         Returns:
-            `spans` (a list of `[start, end, score]` in characters, best first), `null_score` (`float32[batch]`),
+            `spans` (`int32[batch, spans, 2]`: start and end in characters, best first) and `scores` (`float32[batch,
+            spans]`: -1 where there are no more), `null_score` (`float32[batch]`),
             `confidence` (`float32[batch, 2]`: the highest logits, by which the executor checks that batches change
             nothing), `sentence` and `is_last`.
         """
@@ -204,15 +204,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
         num_spans = top_k * 2 + 10 if align_to_words else top_k
         first, last, scores = best_spans(starts, ends, kinds == CONTEXT, num_spans, max_answer_len)
         begin, stop = characters(inputs["offset_mapping"], first, last, align_to_words)
-        spans = [
-            [span for span in zip(*chunk, strict=True) if span[2] >= 0]
-            for chunk in zip(begin.tolist(), stop.tolist(), scores.tolist(), strict=True)
-        ]
-        is_batch = isinstance(inputs["sentence"], list)
         can_be = kinds != NO_ANSWER
         confidence = [logits.float().masked_fill(~can_be, MASKED).amax(dim=-1) for logits in (start, end)]
         return {
-            "spans": spans if is_batch else spans[0],
+            "spans": torch.stack([begin, stop], dim=-1),
+            "scores": scores,
             "null_score": null_scores,
             "confidence": torch.stack(confidence, dim=-1),
             "sentence": inputs["sentence"],
@@ -232,7 +228,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
         context = model_outputs[0]["sentence"]
         answers: dict[str, dict[str, Any]] = {}
         for output in model_outputs:
-            for begin, stop, score in output["spans"]:
+            for (begin, stop), score in zip(output["spans"][0].tolist(), output["scores"][0].tolist(), strict=True):
+                if score < 0:
+                    break
                 answer = context[begin:stop]
                 known = answers.setdefault(
                     answer.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": answer}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_pipelines.arrow import errors_to_arrow
-from ray_pipelines.config import BatchConfig, MediaLimits
+from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig
 from ray_pipelines.data.chunks import ROW_ID_COLUMN, explode_table, forward_part, implode_table
 from ray_pipelines.data.watchdog import Watchdog
-from ray_pipelines.data.workers import READ_ERROR_COLUMN
+from ray_pipelines.data.workers import READ_ERROR_COLUMN, WorkerSetup
+from ray_pipelines.engine.hub import PinnedModel
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError
 from tests.unit.engine.test_runner import FakeSteps
@@ -34,34 +36,36 @@ class Steps(FakeSteps):
         return RowError("decode", "InvalidInput", "null") if numbers is None else [n or "bad" for n in numbers]
 
 
-@dataclass
-class Setup:
-    """What the stages ask of a `WorkerSetup`."""
+@dataclass(frozen=True)
+class Setup(WorkerSetup):
+    """A real one, whose runner is there already."""
 
-    runner: Runner
-    inputs = {"numbers": "numbers"}  # noqa: RUF012  # a test's constant
-    constants: Any = None
-    output_column = "prediction"
-    result_type = pa.list_(pa.float64())
-    dropped_columns: tuple[str, ...] = ()
-    limits = MediaLimits()
-    filesystem = None
-    prepared: Any = None
-    is_counted = True
-
-    def __post_init__(self) -> None:
-        self.constants = {}
-        self.prepared = {}
+    runner: Runner | None = None
 
     def load_without_weights(self) -> Runner:
+        assert self.runner is not None
         return self.runner
 
-    def known_by(self, table: pa.Table) -> pa.Table:
-        return table.select(["numbers"])
 
-
-def setup_of(guilty: Sequence[int] = (), **batching: Any) -> Any:
-    return Setup(watched(Steps(guilty=guilty), **batching))
+def setup_of(runner: Runner) -> Setup:
+    return Setup(
+        task_name="numbers",
+        has_own_pipeline=False,
+        model=PinnedModel(ModelConfig(), {}),
+        instances=None,
+        parameters={},
+        inputs={"numbers": "numbers"},
+        constants={},
+        output_column="prediction",
+        result_type=pa.list_(pa.float64()),
+        batch=BatchConfig(),
+        limits=MediaLimits(),
+        seed=0,
+        device=None,
+        num_threads=1,
+        is_counted=True,
+        runner=runner,
+    )
 
 
 def watched(steps: Steps, **batching: Any) -> Runner:
@@ -124,11 +128,12 @@ def test_any_cuts_batches_and_orders_give_what_one_process_gives(
             Steps().item_of_fields({"numbers": item}) for item in items
         )
     )
-    setup = setup_of([5, 7], max_size=max_size, budget=budget)
+    runner = watched(Steps(guilty=[5, 7]), max_size=max_size, budget=budget)
+    setup = setup_of(runner)
     parts = [part for block in cut(table_of(items), order, largest) for part in explode_table(block, setup, part_bytes)]
     blocks = [block for part in parts for block in cut(part, order, largest)]
     order.shuffle(blocks)
-    forwarded = pa.concat_tables([forward_part(block, setup.runner) for block in blocks])
+    forwarded = pa.concat_tables([forward_part(block, runner) for block in blocks])
     forwarded = forwarded.take(order.sample(range(forwarded.num_rows), forwarded.num_rows))
     partitions = forwarded[ROW_ID_COLUMN].to_numpy() % num_partitions
     outputs = [
@@ -142,33 +147,35 @@ def test_any_cuts_batches_and_orders_give_what_one_process_gives(
 
 
 def test_carriers_take_no_room_on_chunks_and_media_that_is_not_kept_does_not_travel() -> None:
-    setup = setup_of()
-    setup.dropped_columns = ("numbers",)
+    runner = watched(Steps())
+    setup = dataclasses.replace(setup_of(runner), dropped_columns=("numbers",))
     table = table_of([[1, 2, 3], []]).append_column("picture", pa.array([np.zeros(1000).tobytes()] * 2))
     (part,) = explode_table(table, setup)
     carried = part["__carried"].combine_chunks()
     assert carried.value_lengths().to_pylist() == [0, 0, 0, 1, 1]
     assert len(carried.flatten()) == 2
     assert [field.name for field in carried.type.value_type] == ["n", "name", "picture"]
-    assert "numbers" not in implode_table(forward_part(part, setup.runner), setup).column_names
+    assert "numbers" not in implode_table(forward_part(part, runner), setup).column_names
 
 
 def test_read_errors_pass_and_are_not_exploded() -> None:
-    setup = setup_of()
+    runner = watched(Steps())
+    setup = setup_of(runner)
     error = RowError("read", "InvalidInput", "not JSON")
     table = table_of([[1], [2]]).append_column(READ_ERROR_COLUMN, errors_to_arrow([error, None]))
     parts = pa.concat_tables(explode_table(table, setup))
     assert parts.num_rows == 3
-    rows = rows_of([implode_table(forward_part(parts, setup.runner), setup)])
+    rows = rows_of([implode_table(forward_part(parts, runner), setup)])
     assert [row["error"] for row in rows] == [error.as_dict(), None]
     assert READ_ERROR_COLUMN not in rows[0]
 
 
 @pytest.mark.parametrize("change", ["lost", "twice", "no carrier", "carrier twice"])
 def test_torn_row_is_never_put_together(change: str) -> None:
-    setup = setup_of()
+    runner = watched(Steps())
+    setup = setup_of(runner)
     (part,) = explode_table(table_of([[1, 2, 3], [4, 5]]), setup)
-    forwarded = forward_part(part, setup.runner)
+    forwarded = forward_part(part, runner)
     taken = {"lost": [0, 2, 3, 4, 5, 6], "twice": [0, 0, 1, 2, 3, 4, 5, 6], "no carrier": [0, 1, 2, 4, 5, 6]}
     indices = taken.get(change, [0, 1, 2, 3, 3, 4, 5, 6])
     with pytest.raises(AssertionError, match="a row is torn"):
@@ -176,7 +183,6 @@ def test_torn_row_is_never_put_together(change: str) -> None:
 
 
 def test_a_row_of_very_many_chunks_is_held_in_parts() -> None:
-    setup = setup_of()
     made = 0
 
     class Counting(Steps):
@@ -186,7 +192,6 @@ def test_a_row_of_very_many_chunks_is_held_in_parts() -> None:
                 made += 1
                 yield chunk
 
-    setup.runner = watched(Counting())
-    parts = explode_table(table_of([[1] * 1000]), setup, part_bytes=160)
+    parts = explode_table(table_of([[1] * 1000]), setup_of(watched(Counting())), part_bytes=160)
     assert next(parts).num_rows == 10
     assert made == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -54,9 +55,13 @@ def test_a_question_is_never_its_own_answer_where_padding_is_at_the_left(model: 
 
 def test_same_answers_of_several_chunks_add_up_and_stay_where_they_were_first(model: Model) -> None:
     pipe = load(model("bert-qa"))
+    values: list[dict[str, Any]] = [
+        {"spans": [[2, 5], [2, 3], [0, 1]], "scores": [0.25, 0.1, -1.0], "null_score": 0.5},
+        {"spans": [[9, 12]], "scores": [0.5], "null_score": 0.3},
+    ]
     chunks = [
-        {"spans": [[2, 5, 0.25], [2, 3, 0.1]], "null_score": torch.tensor([0.5]), "sentence": "a dog, a Dog"},
-        {"spans": [[9, 12, 0.5]], "null_score": torch.tensor([0.3]), "sentence": ""},
+        {"sentence": text, **{name: torch.tensor([value]) for name, value in chunk.items()}}
+        for text, chunk in zip(("a dog, a Dog", ""), values, strict=True)
     ]
     expected = {"score": 0.75, "start": 2, "end": 5, "answer": "dog"}
     assert_close(pipe.postprocess(chunks), expected)
