@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import logging
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR_COLUMN",
+    "ITEM_COLUMN",
     "READ_ERROR_COLUMN",
     "ForwardWorker",
     "PipelineWorker",
@@ -47,6 +49,8 @@ __all__ = [
 ERROR_COLUMN = "error"
 READ_ERROR_COLUMN = "__read_error"
 TENSORS_COLUMN = "__tensors"
+ITEM_COLUMN = "__item"
+"""All fields of a row as Python objects, where rows come from this program and not from files (`mapping.py`)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class WorkerSetup:
         num_threads: Torch threads.
         timeout_s: Seconds that a step may take; None for no limit.
         filesystem: How media that rows name by URI are opened.
+        has_items: Rows were made by this program: their fields are Python objects in `ITEM_COLUMN`, which is unpickled
+            for no other rows.
     """
 
     task_name: str
@@ -96,6 +102,7 @@ class WorkerSetup:
     timeout_s: float | None = None
     prepared: Mapping[str, str] = field(default_factory=dict)
     filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
+    has_items: bool = False
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
@@ -232,6 +239,8 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Se
         if read_errors is not None and read_errors[row].is_valid:
             return RowError(**read_errors[row].as_py())
         fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+        if setup.has_items:
+            fields |= pickle.loads(table[ITEM_COLUMN][row].as_py())
         made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
         return {**fields, **made}
 
