@@ -1,6 +1,7 @@
 """The file to read first: one specification, run over a Ray dataset or in this process.
 
     spec = pipeline("text-classification", model="org/model", num_gpus=1)      # light; loads nothing
+    frame = spec.map(frame, text="review")                                     # over Ray, back as what it came as
     dataset = spec(ray.data.read_parquet("s3://bucket/in"), text="review")     # lazy; adds `prediction` and `error`
     results = spec.run(["Great!", "Never again."])                             # here and now, without Ray
 
@@ -16,7 +17,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ray_pipelines import tasks
 from ray_pipelines.config import (
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["PipelineSpec"]
 
 logger = logging.getLogger(__name__)
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,85 @@ class PipelineSpec:
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: The model's name cannot be resolved.
         """
+        schema = dataset.schema()
+        mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
+        return self.over(dataset, mapped, prediction_type)
+
+    def over(
+        self,
+        dataset: Dataset,
+        mapped: Mapping[str, Any],
+        prediction_type: pa.DataType | Literal["infer"] | None = None,
+        has_items: bool = False,
+    ) -> Dataset:
+        """As `__call__`, of inputs that are checked already.
+
+        Args:
+            dataset: Any Ray dataset.
+            mapped: Of `mapped_inputs`.
+            prediction_type: As in `__call__`.
+            has_items: Whether rows are Python objects of this program (`mapping.py`).
+        """
+        from ray_pipelines.data.stages import apply_stages
+
+        return apply_stages(dataset, *self.setup_and_plan(dataset, mapped, prediction_type, has_items))
+
+    def setup_and_plan(
+        self,
+        dataset: Dataset,
+        mapped: Mapping[str, Any],
+        prediction_type: pa.DataType | Literal["infer"] | None = None,
+        has_items: bool = False,
+    ) -> tuple[WorkerSetup, WorkerPlan]:
+        """What workers load and what each gets, for a dataset or one like it; arguments as those of `over`."""
         from ray.data.dataset import MaterializedDataset
 
         from ray_pipelines.data.chunking import plan_chunks
         from ray_pipelines.data.nodes import cluster_nodes
-        from ray_pipelines.data.stages import apply_stages
 
-        mapped = self._mapped_inputs(dataset, inputs)
         nodes = cluster_nodes()
         plan = self.plan(nodes)
-        setup = self.worker_setup(mapped, plan, dataset, prediction_type)
+        setup = self.worker_setup(mapped, plan, dataset, prediction_type, has_items)
         num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
-        return apply_stages(dataset, setup, plan_chunks(dataset, setup, plan, nodes, num_rows))
+        return setup, plan_chunks(dataset, setup, plan, nodes, num_rows)
+
+    @overload
+    def map(self, data: list[Any] | tuple[Any, ...], *, progress: bool = ...) -> list[Any]: ...
+    @overload
+    def map(self, data: Iterator[Any], *, progress: bool = ...) -> Iterator[Any]: ...
+    @overload
+    def map(self, data: Data, *, progress: bool = ..., **inputs: Any) -> Data: ...
+    def map(self, data: Any, *, progress: bool = True, **inputs: Any) -> Any:
+        """`data` with its predictions, computed on Ray's workers: as the kind of thing that `data` is, in its order.
+
+            spec.map(["Great!", "Never again."])                 # list: results, and a RowError where one failed
+            spec.map(frame, text="review")                       # a pandas frame: + columns prediction and error
+            spec.map(load_dataset("imdb", split="test"))         # datasets.Dataset, likewise; so is a pyarrow.Table
+            for result in spec.map(line for line in file): ...   # a generator: results while it goes on
+
+        Connects to the Ray cluster of this machine or of `RAY_ADDRESS`, or starts a local one. `run` does the same in
+        this process, without Ray; `spec(dataset)` adds the columns to a Ray dataset, lazily.
+
+        Args:
+            data: A list (or anything with length and index) of items as `run` takes them; an iterator of items; a
+                `pandas.DataFrame`; a `pyarrow.Table` or `RecordBatchReader`; a `datasets.Dataset`, `DatasetDict`
+                or `IterableDataset`; a Ray dataset.
+            progress: Show rows, speed and errors on standard error, where the number of rows is known.
+            **inputs: For what has columns, input of the task: column, as in `spec(dataset, text="review")`.
+
+        Returns:
+            A list of results for a list, an iterator for an iterator. For what has columns, the same with two more:
+            `prediction` (null where a row failed) and `error` (`{stage, type, message}`, null where it did not).
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+            ResourceError: The cluster cannot hold the workers.
+            JobError: A model could not be loaded, or Ray gave up.
+            TypeError: `data` is none of these, or a single string or dictionary.
+        """
+        from ray_pipelines.data.mapping import map_data
+
+        return map_data(self, data, inputs, progress)
 
     @overload
     def run(self, items: Sequence[Any], on_error: Literal["return", "raise"] = ...) -> list[Any]: ...
@@ -210,12 +280,21 @@ class PipelineSpec:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
 
-    def _mapped_inputs(self, dataset: Dataset, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The mapping of inputs to columns, checked against the dataset's schema where it is known."""
+    def known_result_type(self) -> pa.DataType | None:
+        """Arrow type of one result, or None where it must be found on the first rows."""
+        task = self.task
+        if task.result_type is None:
+            return None
+        return task.result_type(tasks.validate_parameters(task, self.parameters))
+
+    def mapped_inputs(self, columns: Sequence[str] | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The mapping of inputs to columns or constants, checked against the columns where they are known.
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+        """
         from ray_pipelines.data.workers import ERROR_COLUMN
 
-        schema = dataset.schema()
-        columns = list(schema.names) if schema is not None else None
         task = self.task
         if not inputs:
             inputs = {f.name: f.name for f in task.inputs if f.required or (columns and f.name in columns)}
@@ -267,6 +346,7 @@ class PipelineSpec:
         plan: WorkerPlan,
         dataset: Dataset,
         prediction_type: pa.DataType | Literal["infer"] | None = None,
+        has_items: bool = False,
     ) -> WorkerSetup:
         """What the workers need, with the model pinned to a commit and the type of results known.
 
@@ -275,12 +355,13 @@ class PipelineSpec:
             plan: What each worker gets.
             dataset: The dataset, of which the first rows are run if the type of results must be inferred.
             prediction_type: As in `__call__`.
+            has_items: Whether rows are Python objects of this program (`mapping.py`).
 
         Raises:
             ConfigError: The type must be inferred and cannot be.
             ModelLoadError: The model's name cannot be resolved.
         """
-        from ray_pipelines.data.workers import WorkerSetup
+        from ray_pipelines.data.workers import ITEM_COLUMN, WorkerSetup
         from ray_pipelines.engine.hub import resolve_model
 
         if self.workers.serve is not None and prediction_type is not None:
@@ -296,7 +377,7 @@ class PipelineSpec:
         task = self.task
         known_type = None
         if prediction_type is None and task.result_type is not None:
-            known_type = task.result_type(tasks.validate_parameters(task, self.parameters))
+            known_type = self.known_result_type()
         elif prediction_type != "infer":
             known_type = prediction_type
         setup = WorkerSetup(
@@ -319,6 +400,8 @@ class PipelineSpec:
             timeout_s=self.workers.timeout_s,
             results_as_they_come=prediction_type is not None or task.result_type is None,
             application=self._application(pinned),
+            has_items=has_items,
+            dropped_columns=(ITEM_COLUMN,) if has_items else (),
         )
         if known_type is None:
             from ray_pipelines.data.stages import inferred_type

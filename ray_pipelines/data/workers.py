@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import logging
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR_COLUMN",
+    "ITEM_COLUMN",
     "READ_ERROR_COLUMN",
     "ApplicationSetup",
     "ForwardWorker",
@@ -48,6 +50,8 @@ __all__ = [
 ERROR_COLUMN = "error"
 READ_ERROR_COLUMN = "__read_error"
 TENSORS_COLUMN = "__tensors"
+ITEM_COLUMN = "__item"
+"""All fields of a row as Python objects, where rows come from this program and not from files (`mapping.py`)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class WorkerSetup:
         timeout_s: Seconds that a step may take; None for no limit.
         filesystem: How media that rows name by URI are opened.
         application: Whose replicas run the rows, where no worker does.
+        has_items: Rows were made by this program: their fields are Python objects in `ITEM_COLUMN`, which is unpickled
+            for no other rows.
     """
 
     task_name: str
@@ -114,6 +120,7 @@ class WorkerSetup:
     prepared: Mapping[str, str] = field(default_factory=dict)
     filesystem: FilesystemConfig = field(default_factory=FilesystemConfig)
     application: ApplicationSetup | None = None
+    has_items: bool = False
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
@@ -258,6 +265,8 @@ def fields_of_table(
             yield RowError(**read_errors[row].as_py())
             continue
         fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+        if setup.has_items:
+            fields |= pickle.loads(table[ITEM_COLUMN][row].as_py())
         made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
         yield {**fields, **made}
 
