@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -257,6 +256,8 @@ def _shown(dataset: Any, num_rows: int, progress: bool) -> list[pa.Table]:
 
 def _packed(spec: PipelineSpec, items: Sequence[Any]) -> pa.Table:
     """Items as they are, one in each row."""
+    from ray import cloudpickle
+
     name = spec.task.inputs[0].name if spec.task.inputs else None
 
     def fields_of(item: Any) -> dict[str, Any]:
@@ -264,7 +265,7 @@ def _packed(spec: PipelineSpec, items: Sequence[Any]) -> pa.Table:
             return {ITEM_COLUMN: item}
         return item if isinstance(item, dict) and name in item else {name: item}
 
-    packed = [pickle.dumps(fields_of(item), protocol=pickle.HIGHEST_PROTOCOL) for item in items]
+    packed = [cloudpickle.dumps(fields_of(item)) for item in items]
     return pa.table({ITEM_COLUMN: pa.array(packed, pa.large_binary())})
 
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from ray_pipelines.data.resources import Node, WorkerPlan
+    from ray_pipelines.data.nodes import Node
+    from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.workers import ApplicationSetup, WorkerSetup
     from ray_pipelines.engine.hub import PinnedModel
     from ray_pipelines.engine.runner import Runner

@@ -266,7 +266,11 @@ def fields_of_table(
             continue
         fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
         if setup.has_items:
-            fields |= pickle.loads(table[ITEM_COLUMN][row].as_py())
+            item = attempt("decode", partial(pickle.loads, table[ITEM_COLUMN][row].as_py()))
+            if isinstance(item, RowError):
+                yield item
+                continue
+            fields |= item
         made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
         yield {**fields, **made}
 
