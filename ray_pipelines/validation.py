@@ -54,6 +54,13 @@ def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
         expected = detail["ctx"]["expected"]
         choices = [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")]
         return f"expected {expected}; got {got}.{did_you_mean(str(detail['input']), choices)}"
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        names = _field_names(model, path)
+        hint = (
+            f" Write {{path: {detail['input']}}}." if names[:1] == ["path"] and isinstance(detail["input"], str) else ""
+        )
+        listed = f" of {', '.join(names)}" if names else ""
+        return f"expected a mapping{listed}; got {got}.{hint}"
     if detail["type"] == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ")
     return f"expected {str(detail['msg']).removeprefix('Input should be ')}; got {got}."

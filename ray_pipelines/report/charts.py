@@ -12,7 +12,7 @@ from html import escape
 __all__ = ["columns", "line", "named_bars", "share_bar"]
 
 WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 28, 34
 SERIES = 8
 MAX_COLUMN_WIDTH = 90
 
@@ -47,10 +47,11 @@ def columns(counts: Sequence[tuple[str, int]], x_name: str, y_name: str) -> str:
         return _nothing("nothing was counted")
     y_max = _nice_limit(max(count for _, count in counts))
     step = min(_inner_width() / len(counts), MAX_COLUMN_WIDTH)
+    left = LEFT + (_inner_width() - step * len(counts)) / 2
     every = math.ceil(len(counts) / 10)
     parts = [_grid(y_max, y_name)]
     for index, (name, count) in enumerate(counts):
-        x, y = LEFT + index * step, _y(count, y_max)
+        x, y = left + index * step, _y(count, y_max)
         height = HEIGHT - BOTTOM - y
         title = f"<title>{escape(name)}: {count:,}</title>"
         parts.append(
@@ -110,7 +111,7 @@ def _grid(y_max: float, y_name: str) -> str:
         y = _y(share * y_max, y_max)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(LEFT - 6, y + 4, short(share * y_max), "end"))
-    parts.append(_text(LEFT, HEIGHT - 3, y_name, "start", "name"))
+    parts.append(_text(LEFT, TOP - 14, y_name, "start", "name"))
     return "".join(parts)
 
 

@@ -18,7 +18,7 @@ header p{margin:4px 0 0;color:var(--soft);overflow-wrap:anywhere}
 .status{display:inline-block;font-size:13px;font-weight:600;border-radius:99px;padding:2px 12px;margin-bottom:8px;
 color:var(--good);border:1px solid currentColor}
 .status.bad{color:var(--bad)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:22px 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0}
 .tile,section{background:var(--card);border:1px solid var(--rule);border-radius:12px}
 .tile{padding:14px 16px}
 .tile b{display:block;font-size:24px;line-height:1.2;font-variant-numeric:tabular-nums;font-weight:650}

@@ -60,6 +60,9 @@ def test_all_problems_come_in_one_message() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"read": "in.jsonl"}, "read: expected a mapping of path, format, filesystem"),
+        ({"read": "in.jsonl"}, "got 'in.jsonl'. Write {path: in.jsonl}."),
+        ({"batch": 8}, "batch: expected a mapping of budget, max_size"),
         ({"parameters": {"topk": 3}}, 'parameters.topk: unknown name. Did you mean "top_k"?'),
         ({"parameters": {"top_k": "many"}}, "parameters.top_k: expected a valid integer"),
         ({"parameters": {"function_to_apply": "sofmax"}}, 'Did you mean "softmax"?'),
