@@ -13,7 +13,8 @@ from ray import serve
 from ray.serve import exceptions as serve_exceptions
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.resources import TASK_CPUS, Node, WorkerPlan
+from ray_pipelines.data.nodes import Node
+from ray_pipelines.data.resources import TASK_CPUS, WorkerPlan
 from ray_pipelines.data.serve_client import CALLS_PER_REPLICA, AppState, Lost, Unavailable
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import differences
