@@ -25,7 +25,8 @@ demand_token() {
         return
     fi
     [[ "${1:-}" == --generate ]] || fail "there is no token here. Copy ~/.ray/auth_token of the head to this machine."
-    ray get-auth-token --generate > /dev/null
+    # Ray leaves the file readable for everybody.
+    (umask 077 && ray get-auth-token --generate > /dev/null)
 }
 
 # A node in the background: its process in $STATE/NAME.pid, what it says in $STATE/NAME.log.
