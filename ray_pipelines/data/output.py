@@ -28,6 +28,7 @@ from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.sinks import tar_rows
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import explain, missing_bucket, probe, storage_errors
+from ray_pipelines.validation import did_you_mean
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -152,6 +153,32 @@ class RunOutput:
         read = ray.data.read_parquet if names[0].endswith(".parquet") else ray.data.read_json
         return read(paths, filesystem=filesystem)
 
+    def to_arrow(self, kind: str = RESULTS, columns: Sequence[str] | None = None) -> pa.Table:
+        """The results (or `dead_letters`) as a table in memory, all columns or those named.
+
+        Raises:
+            ConfigError: A column does not exist, or the files are WebDataset shards.
+        """
+        dataset = self._dataset(kind)
+        names = dataset.schema.names
+        wrong = [name for name in columns or () if name not in names]
+        if wrong:
+            has = ", ".join(names)
+            raise ConfigError(
+                [f'columns: there is no column "{name}".{did_you_mean(name, names)} It has: {has}.' for name in wrong]
+            )
+        return dataset.to_table(columns=list(columns) if columns is not None else None)
+
+    def to_pandas(self, kind: str = RESULTS, columns: Sequence[str] | None = None) -> Any:
+        """The same as a `pandas.DataFrame`; a prediction is a dictionary or an array of them."""
+        return self.to_arrow(kind, columns).to_pandas()
+
+    def to_datasets(self, kind: str = RESULTS, columns: Sequence[str] | None = None) -> Any:
+        """The same as a `datasets.Dataset` of Hugging Face; needs `pip install ray-pipelines[datasets]`."""
+        import datasets
+
+        return datasets.Dataset(self.to_arrow(kind, columns))
+
     def _dataset(self, kind: str) -> Any:
         import pyarrow.dataset
 
@@ -181,7 +208,8 @@ def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | No
 
         output = ray_pipelines.read_output("s3://bucket/out")
         table = output.results.to_table(columns=["id", "prediction"])
-        failed = output.dead_letters.to_table().to_pylist()
+        frame = output.to_pandas(columns=["id", "prediction"])     # also to_arrow(), to_datasets()
+        failed = output.to_pandas("dead_letters")
         dataset = output.ray_dataset()
 
     Args:

@@ -1,0 +1,68 @@
+"""The output of a run, as tables of other libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import ray_pipelines as rp
+from ray_pipelines.data.output import schema_to_text
+
+PREDICTION = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+RESULTS = pa.table(
+    {
+        "id": [3, 1, 2],
+        "prediction": pa.array([[{"label": "a", "score": 0.5}], [], [{"label": "b", "score": 1.0}]], type=PREDICTION),
+    }
+)
+DEAD_LETTERS = pa.table({"row": [7], "message": ["text: expected a value; got null."]})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> rp.RunOutput:
+    """A finished run of two files of results, beside one that the manifest does not name."""
+    for name, table in {
+        "results/part-0.parquet": RESULTS.slice(0, 2),
+        "results/part-1.parquet": RESULTS.slice(2),
+        "results/stray.parquet": RESULTS,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / name)
+    (tmp_path / "dead_letters").mkdir()
+    pq.write_table(DEAD_LETTERS, tmp_path / "dead_letters/part-0.parquet")
+    manifest = {
+        "files": {
+            "results": ["results/part-0.parquet", "results/part-1.parquet"],
+            "dead_letters": ["dead_letters/part-0.parquet"],
+        },
+        "schemas": {"results": schema_to_text(RESULTS.schema), "dead_letters": schema_to_text(DEAD_LETTERS.schema)},
+        "job": {"write": {}},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return rp.read_output(str(tmp_path))
+
+
+def test_results_are_the_files_of_the_manifest_as_arrow_pandas_and_datasets(output: rp.RunOutput) -> None:
+    assert output.to_arrow().equals(RESULTS)
+    frame = output.to_pandas()
+    assert frame["id"].tolist() == [3, 1, 2]
+    assert list(frame["prediction"][2]) == [{"label": "b", "score": 1.0}]
+    dataset = output.to_datasets()
+    assert dataset[0] == {"id": 3, "prediction": [{"label": "a", "score": 0.5}]}
+    assert dataset["id"][:] == [3, 1, 2]
+
+
+def test_dead_letters_and_chosen_columns(output: rp.RunOutput) -> None:
+    assert output.to_pandas("dead_letters")["row"].tolist() == [7]
+    assert output.to_datasets("dead_letters").column_names == ["row", "message"]
+    assert output.to_arrow(columns=["id"]).equals(RESULTS.select(["id"]))
+    assert output.to_pandas(columns=["prediction"]).columns.tolist() == ["prediction"]
+
+
+def test_column_that_is_not_there_is_refused_with_the_one_that_is_meant(output: rp.RunOutput) -> None:
+    with pytest.raises(rp.ConfigError, match=r'no column "predictions".*prediction.*It has: id, prediction'):
+        output.to_arrow(columns=["id", "predictions"])
