@@ -18,6 +18,10 @@ __all__ = ["read", "sample_schema", "units"]
 
 FIRST_ROW = 2
 """Number that pyarrow gives the first row after the header."""
+UTF8, BYTES = "utf8", "latin-1"
+"""latin-1 has a character for every byte, so that nothing is lost."""
+NOT_UTF8 = (UnicodeDecodeError, pa.ArrowInvalid)
+"""What pyarrow raises instead of asking what to do with a line that does not fit; so it does for other reasons."""
 BLOCK_BYTES = 16 << 20
 """What is parsed at once; no line may be longer."""
 
@@ -29,8 +33,22 @@ def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
     with open_file(file.path, filesystem) as stream:
         if not _peek(stream):
             return pa.schema([])
-    with open_file(file.path, filesystem) as stream, pa.csv.open_csv(stream, parse_options=options) as reader:
-        return reader.schema
+
+    def found(encoding: str) -> pa.Schema:
+        reading = pa.csv.ReadOptions(encoding=encoding)
+        with (
+            open_file(file.path, filesystem) as stream,
+            pa.csv.open_csv(stream, read_options=reading, parse_options=options) as reader,
+        ):
+            names = reader.schema.names
+            if encoding == BYTES:
+                names = [name.encode(BYTES).decode(UTF8, "replace") for name in names]
+            return pa.schema(list(zip(names, reader.schema.types, strict=True)))
+
+    try:
+        return found(UTF8)
+    except NOT_UTF8:
+        return found(BYTES)
 
 
 def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
@@ -43,6 +61,28 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
     with open_file(unit.file.path, filesystem) as stream:
         if not _peek(stream):
             return
+    last = -1
+    try:
+        for part in _parts(unit, schema, rows_per_table, filesystem, UTF8):
+            last = max(part.positions, default=last)
+            yield part
+    except NOT_UTF8:
+        # pyarrow stops at a line that has too many values and is not UTF-8: it cannot show it to `note`.
+        for part in _parts(unit, schema, rows_per_table, filesystem, BYTES):
+            is_new = [position > last for position in part.positions]
+            if any(is_new):
+                first = is_new.index(True)
+                yield Part(part.table.slice(first), part.positions[first:], part.errors[first:])
+
+
+def _parts(
+    unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig, encoding: str
+) -> Iterator[Part]:
+    """The rows of a file that has some, read as UTF-8 or as bytes.
+
+    Raises:
+        UnicodeDecodeError, ArrowInvalid: A line that does not fit is not of this encoding.
+    """
     invalid: dict[int, RowError] = {}
 
     def note(row: Any) -> str:
@@ -52,9 +92,10 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
 
     options = _options(unit.file)
     options.invalid_row_handler = note
+    names = {name: _shown(name) if encoding == BYTES else name for name in schema.names}
     as_bytes = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(schema.names, pa.binary()),
-        include_columns=schema.names,
+        column_types=dict.fromkeys(names.values(), pa.binary()),
+        include_columns=list(names.values()),
         include_missing_columns=True,
         strings_can_be_null=False,
         null_values=[],
@@ -63,7 +104,7 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
         open_file(unit.file.path, filesystem) as stream,
         pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=encoding),
             parse_options=options,
             convert_options=as_bytes,
         ) as reader,
@@ -77,11 +118,27 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
                     positions += [row] if row not in invalid else []
                     row += 1
                 errors: list[RowError | None] = [None] * part.num_rows
-                columns = [conform(part[column.name], column, errors, _parse) for column in schema]
+                values = {name: part[shown] for name, shown in names.items()}
+                if encoding == BYTES:
+                    values = {
+                        name: pa.array(map(_true_bytes, column.to_pylist()), pa.binary())
+                        for name, column in values.items()
+                    }
+                columns = [conform(values[column.name], column, errors, _parse) for column in schema]
                 yield Part(pa.table(columns, schema=schema), positions, errors)
     if invalid:
         nulls = pa.table([pa.nulls(len(invalid), c.type) for c in schema], schema=schema)
         yield Part(nulls, list(invalid), list(invalid.values()))
+
+
+def _true_bytes(shown: bytes | None) -> bytes | None:
+    """What stands in the file, of a value that was read as `BYTES`; None where the file lacks the column."""
+    return None if shown is None else shown.decode(UTF8).encode(BYTES)
+
+
+def _shown(name: str) -> str:
+    """How the name of a column looks when it is read as `BYTES`."""
+    return name.encode(UTF8).decode(BYTES)
 
 
 def _options(file: SourceFile) -> pa.csv.ParseOptions:

@@ -301,6 +301,14 @@ def test_a_dataset_saved_to_disk_is_read_from_its_arrow_files(tmp_path: Path) ->
     assert [row["image"]["bytes"] for row in found] == [b"1", b"x"]
 
 
+def test_a_csv_line_that_fits_neither_the_header_nor_utf8_is_one_error(tmp_path: Path) -> None:
+    lines = [b"text,\xc3\xa9t\xc3\xa9", b"a,1", b"\xff,2,3", "é,4".encode(), b"b\x80,5", b"c,6"]
+    (tmp_path / "a.csv").write_bytes(b"\n".join(lines))
+    found = {row["row"]: row for row in read(tmp_path)}
+    assert {row: found[row]["text"] for row in (0, 2, 4)} == {0: "a", 2: "é", 4: "c"}
+    assert [row for row in sorted(found) if found[row]["error"] is not None] == [1, 3]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.binary(max_size=400), ending=st.sampled_from(["jsonl", "csv", "txt", "tar", "parquet", "arrow", "jsonl.gz"])
@@ -324,7 +332,10 @@ def test_random_bytes_are_rows_or_errors_but_never_an_exception(
         with pa.ipc.new_stream(str(folder / "a.arrow"), pa.schema([("text", pa.string())])) as writer:
             writer.write_table(pa.table({"text": ["a"]}))
     (folder / f"b.{ending}").write_bytes(data)
-    rows = read(folder)
+    try:
+        rows = read(folder)
+    except rp.ConfigError:
+        return  # a header that names a column twice is refused before anything starts
     assert rows[0]["source"] == f"a.{ending}"
     assert rows[0]["error"] is None
     positions = [row["row"] for row in rows if row["source"] == f"b.{ending}"]
