@@ -9,41 +9,12 @@ from __future__ import annotations
 import functools
 from collections import Counter as Tally
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ray_pipelines.engine.counters import Counters
+from ray_pipelines.report.exported import PREFIX, Metric
 
-__all__ = ["METRICS", "Metric", "publish"]
-
-PREFIX = "pipelines_"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        name: Its name, without Ray's prefix.
-        kind: A counter only grows; a gauge is what it was last.
-        description: One sentence for people.
-        labels: Its labels besides `task` and `model`.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    description: str
-    labels: tuple[str, ...] = ()
-
-    @property
-    def exported_name(self) -> str:
-        """The name under which Prometheus finds it.
-
-        >>> Metric("pipelines_rows", "counter", "Rows.").exported_name
-        'ray_pipelines_rows_total'
-        """
-        return f"ray_{self.name}" + ("_total" if self.kind == "counter" else "")
-
+__all__ = ["METRICS", "publish"]
 
 METRICS = {
     metric.name.removeprefix(PREFIX): metric

@@ -21,7 +21,7 @@ from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media import read_bytes
 from ray_pipelines.media.limits import MediaLimits
 
-__all__ = ["encode_image", "load_image", "load_named_images"]
+__all__ = ["encode_image", "load_image", "load_named_images", "num_pixels"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
 """MPO pictures are read as JPEG."""
@@ -100,6 +100,19 @@ def load_named_images(value: Any, limits: MediaLimits) -> dict[str, Any]:
         if picture is not None:
             pictures[name] = load_image(picture, limits)
     return pictures
+
+
+def num_pixels(data: bytes) -> int:
+    """Pixels of an encoded image, by its header alone; 0 where that cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _open(data)
+        return image.width * image.height
+    except Image.DecompressionBombError:
+        return 2**62
+    except DECODE_ERRORS:
+        return 0
 
 
 @functools.cache

@@ -7,12 +7,14 @@ Each model is one Serve application whose replica holds the pipeline and is itse
 in front of it would cost more than the forward of a small encoder.
 
     http.py       routes                                  requests.py    what clients send → fields of rows
-    openai.py     OpenAI's routes                         parameters.py  what clients may set
-    endpoint.py   one pipeline for many callers           replies.py     results → what clients parse
-    scheduler.py  two lanes in front of one device        streaming.py   generation token by token
+    bodies.py     what is read, within bounds             parameters.py  what clients may set
+    events.py     tokens as events                        replies.py     results → what clients parse
+    openai.py     OpenAI's routes    chats.py  its chats  transcripts.py  … of OpenAI's transcriptions
+    endpoint.py   one pipeline for many callers           streaming.py   generation token by token
+    scheduler.py  two lanes in front of one device        cpu.py, slices.py  parts of the scheduler
     blocks.py     rows of batch jobs between requests     schema.py      the OpenAPI document
     security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
-    application.py  on Ray Serve                          cpu.py, slices.py  parts of the scheduler
+    application.py  on Ray Serve                          metrics.py     for Prometheus
     autoscaling.py  how many replicas
 """
 

@@ -56,6 +56,7 @@ class PipelineReplica:
 
         from ray_pipelines.engine.load import load_runner
         from ray_pipelines.serve.endpoint import Endpoint
+        from ray_pipelines.serve.metrics import Meter
 
         workers = serving.workers
         torch.set_num_threads(workers.num_threads or max(1, int(workers.num_cpus or os.cpu_count() or 1)))
@@ -68,13 +69,15 @@ class PipelineReplica:
         runner = load_runner(task, pinned, parameters, serving.batch, limits, serving.seed, optimize, **loading)
         identity = model_identity(pinned, serving.optimize)
         self.endpoint = Endpoint(serving, runner, model_id(serving), identity)
+        self.meter = Meter(self.endpoint.scheduler, task.name, model_id(serving))
 
     def __serve_build_asgi_app__(self) -> Any:
         """The routes; Serve asks for them once the replica is loaded."""
         from ray_pipelines.serve.http import build_app
         from ray_pipelines.serve.security import Guard
 
-        return build_app(self.endpoint, Guard.from_environment(required=not self.endpoint.serving.serve.open_to_all))
+        guard = Guard.from_environment(required=not self.endpoint.serving.serve.open_to_all)
+        return build_app(self.endpoint, guard, self.meter.request)
 
     async def run_rows(self, batch: RowBatch) -> RowAnswers:
         """Results of rows of a batch job; those that there was no time for are handed back.
@@ -104,6 +107,7 @@ class PipelineReplica:
 
     def check_health(self) -> None:
         """Raises if one step has not come back for a long time, so that Serve starts another replica."""
+        self.meter.publish()
         limit_s = min(WEDGED_AFTER_S, self.endpoint.serving.workers.timeout_s or WEDGED_AFTER_S)
         if self.endpoint.scheduler.is_wedged(limit_s):
             raise JobError(f"a step has not come back for {limit_s:g} seconds.")

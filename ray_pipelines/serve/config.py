@@ -36,6 +36,7 @@ class ClientLimits(_Config):
     max_body_bytes: int = Field(16 << 20, gt=0, description="Bytes of one request.")
     max_inputs: int = Field(128, gt=0, description="Inputs of one request, where it has a list of them.")
     max_text_chars: int = Field(1_000_000, gt=0, description="Characters of one text.")
+    max_tokens: int = Field(8192, gt=0, description="Tokens of one input; the model's own positions if less.")
     max_labels: int = Field(200, gt=0, description="Candidate labels, or other choices, of one request.")
     max_new_tokens: int = Field(2048, gt=0, description="New tokens of one generated text.")
     max_sequences: int = Field(8, gt=0, description="Beams and returned sequences of a generation.")
@@ -63,6 +64,9 @@ class ServeConfig(_Config):
         10, gt=0, description="Estimated seconds of work in the queue beyond which requests get 429 and Retry-After."
     )
     max_queue_requests: int = Field(1024, gt=0, description="Requests in the queue beyond which they get 429.")
+    max_queue_bytes: int = Field(
+        256 << 20, gt=0, description="Bytes of all requests at work beyond which further ones get 429."
+    )
     timeout_s: float = Field(60, gt=0, description="Seconds after which a request gets 504 and is dropped.")
     slice_budget_ms: float = Field(
         20, gt=0, description="How long a batch job's slice may keep online requests waiting, once there are some."

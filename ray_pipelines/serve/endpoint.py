@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_pipelines import tasks
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
@@ -25,13 +26,16 @@ from ray_pipelines.serve.fetch import fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import reply
-from ray_pipelines.serve.requests import Call, parse_body, parse_call
+from ray_pipelines.serve.requests import Call, json_object, parse_body, parse_call
 from ray_pipelines.serve.scheduler import Scheduler
 
 __all__ = ["Endpoint"]
 
+T = TypeVar("T")
+
 EMBEDDING = {"pooling": "mean", "truncation": True}
 """How texts become one vector each, where the endpoint's own parameters do not say."""
+QUICK_BYTES = 1 << 16
 TOKEN_AXES = ("input_ids", "attention_mask", "prompt_mask", "token_type_ids", "position_ids")
 
 
@@ -55,17 +59,42 @@ class Endpoint:
         self.identity = dict(identity or {})
         self.scheduler = Scheduler(runner, serving.serve)
         self.blocks = Blocks(self.scheduler)
+        self._vocabulary_size = _vocabulary_size(runner.steps.pipe.model)
+        self._max_tokens = min(self.limits.max_tokens, _num_positions(runner.steps.pipe.model) or math.inf)
         self._fetch = fetcher(serving.serve.allowed_hosts, self.limits.max_body_bytes)
 
     async def parse(self, content_type: str | None, body: bytes) -> Call:
-        """The request in a body, read in a thread of its own, since a body may be large and a host slow.
+        """The request in a body.
 
         Raises:
             Refused: It is not one.
         """
-        return await asyncio.to_thread(
-            lambda: parse_call(self.task, parse_body(self.task, content_type, body), self.limits, self._fetch)
-        )
+        return await self._read(len(body), lambda: self._call(parse_body(self.task, content_type, body)))
+
+    async def parse_object(self, body: bytes, make_inputs: Callable[[dict[str, Any]], Any]) -> tuple[Call, Any]:
+        """The request in a JSON object of another protocol, and what else stands in the object.
+
+        Args:
+            body: The object.
+            make_inputs: Takes the inputs out of the object.
+
+        Raises:
+            Refused: It is not one.
+        """
+
+        def read() -> tuple[Call, Any]:
+            values = json_object(body)
+            return self._call({"inputs": make_inputs(values)}), values
+
+        return await self._read(len(body), read)
+
+    async def _read(self, num_bytes: int, function: Callable[[], T]) -> T:
+        """`function()`; in a thread of its own where a body is large, or a host may be slow."""
+        is_quick = num_bytes < QUICK_BYTES and self._fetch is None
+        return function() if is_quick else await asyncio.to_thread(function)
+
+    def _call(self, values: Mapping[str, Any]) -> Call:
+        return parse_call(self.task, values, self.limits, self._fetch)
 
     async def answer(self, call: Call) -> Any:
         """The answer to a request: JSON's types, or a `Payload`.
@@ -95,7 +124,7 @@ class Endpoint:
         own = {**(defaults or {}), **self.serving.parameters}
         if self.task.name == "text-generation" and not (own.keys() | sent.keys()) & {"return_tensors", "return_text"}:
             own.setdefault("return_full_text", False)
-        return client_parameters(self.task, sent, own, self.limits)
+        return client_parameters(self.task, sent, own, self.limits, self._vocabulary_size)
 
     async def results(self, rows: tuple[dict[str, Any], ...], parameters: RequestParameters) -> list[Any]:
         """One result per row, as `prediction` would hold them.
@@ -104,7 +133,12 @@ class Endpoint:
             Refused: The first row that fails.
         """
         runner = self.runner(parameters)
-        return list(await asyncio.gather(*(self._result(runner, fields, parameters) for fields in rows)))
+        work = [asyncio.ensure_future(self._result(runner, fields, parameters)) for fields in rows]
+        try:
+            return list(await asyncio.gather(*work))
+        finally:
+            for one in work:
+                one.cancel()
 
     def runner(self, parameters: RequestParameters) -> Runner:
         """The runner for the parameters of a request."""
@@ -121,7 +155,17 @@ class Endpoint:
             return chunks
         if len(chunks) > most:
             return RowError("preprocess", "RowTooLarge", f"inputs: one input needs more than {most:,} forwards.")
-        return [_last_tokens(chunk, truncate_tokens) for chunk in chunks] if truncate_tokens else chunks
+        if truncate_tokens:
+            chunks = [_last_tokens(chunk, truncate_tokens) for chunk in chunks]
+        longest = max((_num_tokens(chunk) for chunk in chunks), default=0)
+        if longest > self._max_tokens:
+            return RowError(
+                "preprocess",
+                "RowTooLarge",
+                f"inputs: expected at most {self._max_tokens:,} tokens; got {longest:,}. Shorten the text, or set "
+                "truncation or truncate.",
+            )
+        return chunks
 
     async def embed(self, texts: list[str], parameters: Mapping[str, Any]) -> list[Any]:
         """One vector, `float32[hidden]`, per text.
@@ -217,8 +261,26 @@ class Endpoint:
         return [result[..., :size].tolist()]
 
 
-def _texts(call: Call) -> list[str]:
-    return [row.get("text", "") for row in call.rows]
+def _vocabulary_size(model: Any) -> int | None:
+    size = getattr(_text_config(model), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _num_positions(model: Any) -> int | None:
+    """Positions of a model that generates by itself; others are cut or refused by their task."""
+    config = _text_config(model)
+    size = getattr(config, "max_position_embeddings", None)
+    return size if isinstance(size, int) and size > 0 and getattr(model, "can_generate", bool)() else None
+
+
+def _text_config(model: Any) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def _num_tokens(chunk: Any) -> int:
+    ids: Any = chunk.get("input_ids") if isinstance(chunk, Mapping) else None
+    return int(ids.shape[-1]) if hasattr(ids, "shape") and len(ids.shape) > 1 else 0
 
 
 def _item(runner: Runner, batch: RowBatch, row: int) -> Any:

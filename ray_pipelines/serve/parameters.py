@@ -16,6 +16,7 @@ from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.requests import safe_value
 from ray_pipelines.tasks import Task
 from ray_pipelines.tasks._generation import GenerationParameters
 from ray_pipelines.tasks._old_names import modern_parameters
@@ -23,17 +24,18 @@ from ray_pipelines.tasks._old_names import modern_parameters
 __all__ = ["RequestParameters", "client_parameters", "parameter_names"]
 
 DENIED = {
-    "vocoder",
-    "tesseract_config",
-    "assistant_model",
-    "use_cache",
-    "cache_implementation",
-    "return_legacy_cache",
-    "disable_compile",
-    "prefill_chunk_size",
-    "timeout",
-    "precision",
-}
+    # files, programs, repositories, compilers
+    "vocoder", "tesseract_config", "assistant_model", "disable_compile", "timeout", "precision",
+    # memory that is asked for, whatever the input
+    "use_cache", "cache_implementation", "return_legacy_cache", "max_cache_len", "prefill_chunk_size",
+    "output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate",
+    # speculative decoding, which the operator sets up
+    "use_mtp", "is_assistant", "prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "speculation_type", "token_healing",
+    # what the model's own files say better; a factor to the power of a length
+    "pad_token_id", "decoder_start_token_id", "exponential_decay_length_penalty",
+}  # fmt: skip
 DICTIONARIES = {"tools", "documents", "questions", "generate_kwargs"}
 """Parameters made of dictionaries that hold texts and numbers only; `generate_kwargs` is read key by key."""
 SPEECH_ARGUMENTS = {"language", "task"}
@@ -58,11 +60,27 @@ TGI_ONLY = {
 """Parameters of text-generation-inference that this package answers itself, or refuses where they ask for something."""
 NEW_TOKENS = ("max_new_tokens", "max_length", "min_length", "min_new_tokens")
 SEQUENCES = ("num_beams", "num_return_sequences")
-LISTS = ("stop_sequence", "stop_strings", "targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
+RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (1e-4, 100),
+    "repetition_penalty": (0.01, 100),
+    "encoder_repetition_penalty": (0.01, 100),
+    "length_penalty": (-100, 100),
+    "guidance_scale": (0, 100),
+    "max_time": (0, 3600),
+    "noise_scale": (0, 10),
+}
+"""Beyond these, logits overflow; on a GPU that ends the process."""
+TOKEN_IDS = ("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
+             "forced_eos_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
+STOPS = ("stop_sequence", "stop_strings")
+MAX_STOPS, MAX_STOP_CHARS = 16, 200
+"""A stop text is compared with the whole vocabulary before generation begins."""
+LISTS = ("targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
          "suppress_tokens", "begin_suppress_tokens", "tools")  # fmt: skip
-RESULTS = ("top_k", "num_frames", "points_per_crop", "points_per_batch", "num_workers")
+RESULTS = ("top_k", "points_per_crop", "points_per_batch", "num_workers")
 MAX_TEMPLATE_CHARS = 300
 MAX_CROP_LAYERS = 3
+MAX_FRAMES_SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,11 @@ def parameter_names(task: Task) -> tuple[str, ...]:
 
 
 def client_parameters(
-    task: Task, sent: Mapping[str, Any], defaults: Mapping[str, Any], limits: ClientLimits
+    task: Task,
+    sent: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    limits: ClientLimits,
+    vocabulary_size: int | None = None,
 ) -> RequestParameters:
     """The parameters of a request, checked; the endpoint's own stand where the request says nothing.
 
@@ -97,10 +119,12 @@ def client_parameters(
         sent: As the client sent them, without what belongs to the inputs.
         defaults: Parameters of the endpoint.
         limits: What a client may ask for.
+        vocabulary_size: Tokens of the model, where it has some: ids beyond them would end a GPU's process.
 
     Raises:
         Refused: 422 with the name of what is unknown, denied, of the wrong type or over a limit.
     """
+    sent, _ = safe_value(sent, "parameters", limits.max_text_chars)
     values = _by_own_names(task, sent)
     own = {name: values.pop(name) for name in TGI_ONLY & values.keys() if name not in task.parameters.model_fields}
     _refuse_what_nobody_does(own)
@@ -116,6 +140,7 @@ def client_parameters(
     except (TypeError, ValueError, RecursionError):
         raise Refused(422, "parameters: cannot be read.") from None
     _check(values, limits)
+    _check_token_ids(values, vocabulary_size)
     return RequestParameters(
         task=validated.model_dump(exclude_unset=True),
         seed=_whole_number(own, "seed", 0, 2**63 - 1),
@@ -180,6 +205,7 @@ def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
         **dict.fromkeys(SEQUENCES, limits.max_sequences),
         **dict.fromkeys(RESULTS, limits.max_results),
         "crops_n_layers": MAX_CROP_LAYERS,
+        "num_frames": MAX_FRAMES_SEEN,
         "points_per_crop": 64,
     }
     for name, cap in caps.items():
@@ -192,11 +218,35 @@ def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
             raise Refused(
                 422, f"parameters.{name}: expected at most {limits.max_labels:,} entries; got {len(value):,}."
             )
+    for name, (least, most) in RANGES.items():
+        value = values.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise Refused(422, f"parameters.{name}: expected a number from {least:g} to {most:g}.")
+    for name in STOPS:
+        value = values.get(name) or []
+        stops = [value] if isinstance(value, str) else value
+        if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARS for stop in stops):
+            raise Refused(
+                422, f"parameters.{name}: expected at most {MAX_STOPS} texts of at most {MAX_STOP_CHARS} characters."
+            )
     chunk_s = values.get("chunk_length_s")
     if isinstance(chunk_s, int | float) and chunk_s < 1:
         raise Refused(422, "parameters.chunk_length_s: expected at least 1 second.")
     if "hypothesis_template" in values:
         _check_template(values["hypothesis_template"])
+
+
+def _check_token_ids(values: Mapping[str, Any], vocabulary_size: int | None) -> None:
+    def numbers(value: Any) -> list[int]:
+        if isinstance(value, list | tuple):
+            return [number for one in value for number in numbers(one)]
+        return [value] if isinstance(value, int) else []
+
+    for name in TOKEN_IDS:
+        value = values.get(name)
+        ids = numbers([pair[0] for pair in value] if name == "sequence_bias" and value else value)
+        if vocabulary_size and any(not 0 <= one < vocabulary_size for one in ids):
+            raise Refused(422, f"parameters.{name}: expected ids of the model's {vocabulary_size:,} tokens.")
 
 
 def _check_template(template: Any) -> None:

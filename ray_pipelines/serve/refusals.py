@@ -70,4 +70,6 @@ def refusal_of(error: RowError) -> Refused:
         return Refused(OWN_REASONS[error.type], error.message)
     if error.stage in ("decode", "preprocess"):
         return Refused(422, "The input cannot be processed by this model.")
+    if error.type in ("ValueError", "IndexError"):
+        return Refused(422, "The model does not take this input with these parameters.")
     return Refused(500, "The model failed on this input.")

@@ -12,17 +12,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_pipelines.media.image import num_pixels
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.tasks import Field, Task
 
-__all__ = ["Call", "parse_body", "parse_call", "safe_value"]
+__all__ = ["Call", "json_object", "parse_body", "parse_call", "safe_value"]
 
-MEDIA = ("image", "images", "audio", "video")
+MEDIA = ("image", "images", "named images", "audio", "video", "videos")
 IN_PARAMETERS = ("candidate_labels", "word_boxes", "src_lang", "tgt_lang", "text_pair", "speaker_id", "prompt",
                  "speaker_embeddings", "questions")  # fmt: skip
 """Fields of a row that clients send among the parameters, or beside `inputs`."""
@@ -30,6 +33,11 @@ OUTER = {"inputs", "parameters", "stream", "options", "model"}
 FIELD_ALIASES = {"inputs": "text", "images": "image", "audios": "audio", "videos": "video"}
 MAX_DEPTH = 16
 MAX_ENTRIES = 100_000
+MAX_BRACKETS = 500_000
+"""Lists and mappings of a body, which take twenty times the memory of their text."""
+MAX_MEDIA = 64
+"""Pictures, recordings and videos of one input."""
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Fetch = Callable[[str], bytes]
 """Gives the bytes behind a URL that the operator allows, or raises `Refused`."""
@@ -61,7 +69,7 @@ def parse_body(task: Task, content_type: str | None, body: bytes) -> Mapping[str
         Refused: 400 or 415: it is neither JSON nor a file that this task takes.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
-    medium = next((field for field in task.inputs if field.modality in MEDIA), None)
+    medium = task.inputs[0] if task.inputs[0].modality in MEDIA else None
     if kind.startswith("text/") and medium is None:
         return {"inputs": _text(body)}
     looks_like_json = body.lstrip()[:1] in (b"{", b"[", b'"')
@@ -110,8 +118,7 @@ def parse_call(task: Task, body: Mapping[str, Any], limits: ClientLimits, fetch:
     items = list(inputs) if is_list else [inputs]
     if not items or len(items) > limits.max_inputs:
         raise Refused(422, f"inputs: expected 1 to {limits.max_inputs:,} inputs; got {len(items):,}.")
-    reader = _Reader(task, limits, fetch)
-    rows = tuple(reader.row(item, shared) for item in items)
+    rows = tuple(_Row(task, limits, fetch).read(item, shared) for item in items)
     return Call(rows, is_list, parameters, stream=body.get("stream") is True, sentences=sentences)
 
 
@@ -129,15 +136,18 @@ def _takes_chats(task: Task, field: Field) -> bool:
     return field.modality == "chat" or (task.name == "text-generation" and field.name == "text")
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads the fields of rows."""
+@dataclass
+class _Row:
+    """Reads the fields of one row, and counts what is in all of them together."""
 
     task: Task
     limits: ClientLimits
     fetch: Fetch | None
+    num_chars: int = 0
+    num_media: int = 0
+    num_pixels: int = 0
 
-    def row(self, item: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
+    def read(self, item: Any, shared: Mapping[str, Any]) -> dict[str, Any]:
         fields = dict(shared)
         first = self.task.inputs[0]
         names = {field.name for field in self.task.inputs}
@@ -158,15 +168,28 @@ class _Reader:
             return self._checked_text(value, field.name) if isinstance(value, str) else self._chat(value)
         if field.modality == "text":
             return self._checked_text(value, field.name)
-        if field.modality == "images":
+        if field.modality in ("images", "videos"):
             return [self._file(one, field) for one in (value if isinstance(value, list) else [value])]
+        if field.modality == "named images":
+            return self._named_files(value, field)
         if field.modality == "audio" and isinstance(value, Mapping) and "array" in value:
             return {"array": _samples(value["array"]), "sampling_rate": _rate(value)}
         if field.modality in MEDIA:
             return self._file(value, field)
         if field.name == "candidate_labels":
             return self._labels(value)
-        return safe_value(value, field.name, self.limits.max_text_chars)
+        return self._checked_value(value, field.name)
+
+    def _checked_value(self, value: Any, name: str) -> Any:
+        checked, num_chars = safe_value(value, name, self.limits.max_text_chars - self.num_chars)
+        self.num_chars += num_chars
+        return checked
+
+    def _named_files(self, value: Any, field: Field) -> dict[str, bytes]:
+        if not isinstance(value, Mapping):
+            raise Refused(422, f"{field.name}: expected files by name; got {_kind(value)}.")
+        names = [self._checked_text(name, field.name) for name in value]
+        return dict(zip(names, [self._file(one, field) for one in value.values()], strict=True))
 
     def _labels(self, value: Any) -> list[str]:
         labels = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -179,13 +202,25 @@ class _Reader:
     def _checked_text(self, value: Any, name: str) -> str:
         if not isinstance(value, str):
             raise Refused(422, f"{name}: expected a string; got {_kind(value)}.")
-        if len(value) > self.limits.max_text_chars:
+        self.num_chars += len(value)
+        if self.num_chars > self.limits.max_text_chars:
             raise Refused(413, f"{name}: expected at most {self.limits.max_text_chars:,} characters; got more.")
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return value
 
     def _file(self, value: Any, field: Field) -> bytes:
-        if isinstance(value, Mapping) and isinstance(value.get("bytes"), str):
-            value = value["bytes"]
+        self.num_media += 1
+        if self.num_media > MAX_MEDIA:
+            raise Refused(422, f"{field.name}: expected at most {MAX_MEDIA} files in one input.")
+        data = self._bytes(value, field)
+        if field.modality in ("images", "named images", "any"):
+            self.num_pixels += num_pixels(data)
+            if self.num_pixels > self.limits.max_pixels and self.num_media > 1:
+                raise Refused(422, f"{field.name}: expected at most {self.limits.max_pixels:,} pixels in one input.")
+        return data
+
+    def _bytes(self, value: Any, field: Field) -> bytes:
+        if isinstance(value, Mapping):
+            value = next((value[name] for name in ("bytes", "data_base64") if name in value), value)
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str):
@@ -210,7 +245,7 @@ class _Reader:
         elif content is not None:
             content = self._checked_text(content, "messages.content")
         others = {
-            name: safe_value(message[name], name, self.limits.max_text_chars)
+            name: self._checked_value(message[name], name)
             for name in ("name", "tool_calls", "tool_call_id")
             if message.get(name) is not None
         }
@@ -227,7 +262,7 @@ class _Reader:
             raise Refused(422, "messages.content: expected parts of type text, image_url, input_audio or video_url.")
         source = next((part[name] for name in (part["type"], kind, "base64", "url", "data") if name in part), None)
         if isinstance(source, Mapping):
-            source = source.get("url") or source.get("data")
+            source = source.get("url") or source.get("data") or source
         return {"type": kind, "bytes": self._file(source, Field(f"messages.content.{kind}", "any", ""))}
 
 
@@ -235,37 +270,85 @@ def _own(name: str, names: set[str]) -> str:
     return FIELD_ALIASES.get(name, name) if name not in names else name
 
 
-def safe_value(value: Any, name: str, max_chars: int, depth: int = 0) -> Any:
-    """JSON of any shape, within bounds of depth and size.
+def safe_value(value: Any, name: str, max_chars: int) -> tuple[Any, int]:
+    """JSON of any shape, within bounds of depth and size, and the number of characters in it.
 
     Raises:
         Refused: It is deeper or larger than any honest request.
     """
-    if depth > MAX_DEPTH:
-        raise Refused(422, f"{name}: is nested too deeply.")
-    if isinstance(value, Mapping | list) and len(value) > MAX_ENTRIES:
-        raise Refused(413, f"{name}: has too many entries.")
-    if isinstance(value, Mapping):
-        return {str(key): safe_value(item, name, max_chars, depth + 1) for key, item in value.items()}
+    num_chars = 0
+
+    def checked(value: Any, depth: int) -> Any:
+        nonlocal num_chars
+        if depth > MAX_DEPTH:
+            raise Refused(422, f"{name}: is nested too deeply.")
+        if isinstance(value, Mapping | list) and len(value) > MAX_ENTRIES:
+            raise Refused(413, f"{name}: has too many entries.")
+        if isinstance(value, Mapping):
+            return {checked(str(key), depth): checked(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [checked(item, depth + 1) for item in value]
+        if isinstance(value, str):
+            num_chars += len(value)
+            if num_chars > max_chars:
+                raise Refused(413, f"{name}: expected fewer characters.")
+            return value
+        if value is None or isinstance(value, int | float):
+            return value
+        raise Refused(422, f"{name}: expected JSON.")
+
+    return checked(value, 0), num_chars
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        Refused: 400 or 413: it is none, or larger than any honest request.
+    """
+    values = _json(body)
+    if not isinstance(values, dict):
+        raise Refused(400, "expected a JSON object.")
+    return values
+
+
+def _json(body: bytes) -> Any:
+    """The JSON in a body: UTF-8, finite numbers, whole characters.
+
+    Raises:
+        Refused: 400: it is none; 413: it has more lists and mappings than any honest request.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        raise Refused(413, "The body has too many lists and mappings.")
+    try:
+        values = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise Refused(400, "The body is not valid JSON.") from None
+    return _whole_characters(values) if SURROGATE.search(body) else values
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _whole_characters(value: Any) -> Any:
+    """`value` with a question mark in place of each half of a character, which no tokenizer takes."""
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [safe_value(item, name, max_chars, depth + 1) for item in value]
-    if isinstance(value, str):
-        if len(value) > max_chars:
-            raise Refused(413, f"{name}: expected at most {max_chars:,} characters; got more.")
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if value is None or isinstance(value, int | float):
-        return value
-    raise Refused(422, f"{name}: expected JSON.")
+        return [_whole_characters(item) for item in value]
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def _json_body(body: bytes) -> Mapping[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    try:
-        values = json.loads(body, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise Refused(400, 'expected JSON, {"inputs": …}; the body is none.') from None
+    values = _json(body)
     if isinstance(values, str | list):
         return {"inputs": values}
     if not isinstance(values, dict):
@@ -292,9 +375,13 @@ def _bytes_of_base64(text: str, name: str) -> bytes:
 
 
 def _samples(value: Any) -> list[float]:
-    if not isinstance(value, list) or not all(isinstance(sample, int | float) for sample in value):
-        raise Refused(422, "audio.array: expected a list of numbers.")
+    if not isinstance(value, list) or not all(isinstance(sample, float) or _is_sample(sample) for sample in value):
+        raise Refused(422, "audio.array: expected a list of samples.")
     return value
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < 1 << 31
 
 
 def _rate(value: Mapping[str, Any]) -> int:

@@ -61,6 +61,8 @@ class SchedulerStats:
         num_forwards: Picks of the device thread, by lane.
         num_entries: Chunks in them, by lane.
         busy_s: Seconds of them, by lane.
+        cost: Tokens, pixels or samples in them, by lane.
+        padded_cost: The same with padding.
     """
 
     num_requests: int = 0
@@ -70,6 +72,8 @@ class SchedulerStats:
     num_forwards: dict[Lane, int] = field(default_factory=lambda: {"online": 0, "batch": 0})
     num_entries: dict[Lane, int] = field(default_factory=lambda: {"online": 0, "batch": 0})
     busy_s: dict[Lane, float] = field(default_factory=lambda: {"online": 0.0, "batch": 0.0})
+    cost: dict[Lane, int] = field(default_factory=lambda: {"online": 0, "batch": 0})
+    padded_cost: dict[Lane, int] = field(default_factory=lambda: {"online": 0, "batch": 0})
 
 
 class Job:
@@ -394,6 +398,8 @@ class Scheduler:
         padded = max(entry.cost for entry in picked) * len(picked)
         if lane == "batch" and padded:
             self._slices[self.is_online].note(padded, elapsed_s)
+        self.stats.cost[lane] += sum(entry.cost for entry in picked)
+        self.stats.padded_cost[lane] += padded
         if padded:
             latest = elapsed_s / padded
             known = self._seconds_per_cost

@@ -41,20 +41,23 @@ class Guard:
             raise ConfigError(f"serve.open_to_all: is false, so expected keys in {KEYS}; got none.")
         return cls(keys)
 
-    def check(self, authorization: str | None) -> None:
+    def check(self, authorization: bytes | None) -> None:
         """Lets a request pass.
+
+        Args:
+            authorization: The header of that name, as it came.
 
         Raises:
             Refused: 401: its key is missing or wrong.
         """
         if not self.keys:
             return
-        scheme, _, given = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not _is_among(given.strip(), self.keys):
+        scheme, _, given = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not _is_among(given.strip(), self.keys):
             raise Refused(401, "A valid key is needed: Authorization: Bearer KEY.", "unauthorized")
 
 
-def _is_among(given: str, keys: Sequence[str]) -> bool:
+def _is_among(given: bytes, keys: Sequence[str]) -> bool:
     """Compares with every key, however early one fits."""
-    fits = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
+    fits = [hmac.compare_digest(given, key.encode()) for key in keys]
     return any(fits)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +68,7 @@ class Ended:
 
 async def generate(
     endpoint: Endpoint, fields: Mapping[str, Any], parameters: RequestParameters
-) -> AsyncIterator[Token | Ended]:
+) -> AsyncGenerator[Token | Ended, None]:
     """The tokens of one generated text as they come, and how it ended.
 
     Leaving the iteration stops the generation at its next token.
@@ -86,7 +85,7 @@ async def generate(
     truncate = parameters.truncate_tokens
     is_random = runner.steps.is_random
     chunks = None if is_random else await endpoint.scheduler.on_cpu(lambda: endpoint.prepare(runner, fields, truncate))
-    listener = _Listener(runner, endpoint.serving.serve.timeout_s)
+    listener = _Listener(runner)
 
     def run() -> Any:
         made = endpoint.prepare(runner, fields, truncate) if chunks is None else chunks
@@ -98,16 +97,18 @@ async def generate(
 
     task = asyncio.create_task(endpoint.scheduler.call(run))
     task.add_done_callback(lambda _: listener.put_end())
+    deadline = asyncio.get_running_loop().call_later(endpoint.serving.serve.timeout_s, listener.expire)
     try:
         while (token := await listener.queue.get()) is not None:
             yield token
+        if listener.is_late:
+            raise Refused(504, "The generation took too long.", "incomplete_generation")
         made = await task
         if isinstance(made, RowError):
             raise refusal_of(made)
-        if listener.is_late:
-            raise Refused(504, "The generation took too long.", "incomplete_generation")
         yield listener.ended()
     finally:
+        deadline.cancel()
         listener.stop.set()
         if not task.done():
             task.cancel()
@@ -116,13 +117,12 @@ async def generate(
 class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
     """Hears of each token from inside of `generate`, in the device thread."""
 
-    def __init__(self, runner: Any, timeout_s: float) -> None:
+    def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.queue: asyncio.Queue[Token | None] = asyncio.Queue()
         self.stop = threading.Event()
         self.is_late = False
         self._loop = asyncio.get_running_loop()
-        self._deadline_s = time.monotonic() + timeout_s
         self._tokenizer = runner.steps.pipe.tokenizer
         self._special = set(self._tokenizer.all_special_ids)
         self._pieces = TextPieces(self._decode)
@@ -143,8 +143,7 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
         return scores
 
     def _is_stopped(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        self.is_late = self.is_late or time.monotonic() > self._deadline_s
-        ends = self.stop.is_set() or self.is_late
+        ends = self.stop.is_set()
         return torch.full((input_ids.shape[0],), ends, dtype=torch.bool, device=input_ids.device)
 
     def put(self, value: Any) -> None:
@@ -161,6 +160,12 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
     def end(self) -> None:
         """The generation is over."""
         self._rest = self._pieces.rest()
+
+    def expire(self) -> None:
+        """The time is up, whether the generation runs or still waits for the device."""
+        self.is_late = True
+        self.stop.set()
+        self.put_end()
 
     def put_end(self) -> None:
         """Nothing more will come."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +51,11 @@ MODELS = {
 }
 
 
+BEHIND_PROXIES = ("text-classification", "feature-extraction", "text-generation", "image-classification",
+                  "automatic-speech-recognition", "text-to-audio", "image-to-image")  # fmt: skip
+"""One for each kind of body and answer: JSON, base64, bare files, forms, events, files."""
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as listener:
@@ -56,31 +64,80 @@ def free_port() -> int:
         return port
 
 
+Server = Callable[[str], str]
+
+
 @pytest.fixture(scope="session")
-def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def servers(tmp_path_factory: pytest.TempPathFactory, models_folder: Path) -> Iterator[Callable[[str], Server]]:
+    """Starts endpoints once, all `bare`, or some behind Serve's `python` proxy or `haproxy`; gives the URL of each."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(kind: str) -> Server:
+            return stack.enter_context(_all_endpoints(kind, tmp_path_factory.mktemp(kind), models_folder))
+
+        yield start
+
+
+@pytest.fixture
+def endpoints(servers: Callable[[str], Server]) -> Server:
     """The URL of the endpoint of a task."""
-    folder, port = tmp_path_factory.mktemp("served"), free_port()
-    log = (folder / "log").open("wb")
-    pairs = [f"{task}={model}" for task, model in MODELS.items()]
-    command = [sys.executable, "-m", "tests.integration.serve.endpoints", str(port), str(folder), *pairs]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/decision/health", folder / "log")
-        yield lambda task: f"http://127.0.0.1:{port}/{task}"
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+    return servers("bare")
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+@pytest.fixture
+def servers_log(endpoints: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """What the bare endpoints have logged."""
+    return lambda: "".join(file.read_text() for file in tmp_path_factory.getbasetemp().glob("bare*/log"))
+
+
+@contextlib.contextmanager
+def _all_endpoints(kind: str, folder: Path, models: Path) -> Iterator[Server]:
+    port = free_port()
+    served = MODELS if kind == "bare" else BEHIND_PROXIES
+    pairs = [f"{task}={MODELS[task]}" for task in served]
+    command = [sys.executable, "-m", "tests.integration.serve.endpoints", str(port), str(models)]
+    command += [*([] if kind == "bare" else ["--serve"]), *pairs]
+    short = tempfile.TemporaryDirectory(prefix="haproxy-", dir="/tmp")  # a socket's path has at most 97 characters
+    with short as files, (folder / "log").open("wb") as log:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **haproxy(files, kind == "haproxy")}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env)
+        try:
+            wait_for(process, f"http://127.0.0.1:{port}/text-classification/health", folder / "log")
+            yield lambda task: f"http://127.0.0.1:{port}/{task}"
+        finally:
+            if kind == "bare":
+                process.kill()
+            process.communicate()
+
+
+def haproxy(folder: str, is_on: bool) -> dict[str, str]:
+    """The environment of a Serve with HAProxy, with files and ports of its own; or of one without."""
+    if not is_on:
+        return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    first = free_port() // 100 * 100
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 99),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Waits until a server answers, or shows why it does not."""
     for _ in range(1200):
         assert process.poll() is None, log.read_text()
-        try:
+        with contextlib.suppress(httpx2.HTTPError):
             if httpx2.get(url).status_code == 200:
                 return
-        except httpx2.HTTPError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise AssertionError(log.read_text())
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +20,7 @@ import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.integration.serve.conftest import MODELS
 from tests.integration.serve.test_clients import picture, recording
@@ -170,6 +173,22 @@ def test_costs_are_bounded_before_work_begins(endpoints: Endpoints, task: str, p
     assert time.monotonic() - start_s < 30
 
 
+def test_a_naive_server_makes_of_thirteen_bytes_what_they_ask_for() -> None:
+    from transformers.pipelines.zero_shot_classification import ZeroShotClassificationArgumentHandler
+
+    read = ZeroShotClassificationArgumentHandler()
+    ((_, hypothesis),), _ = read(["Hello"], ["a"], "{:>900000}")
+    assert len(hypothesis) == 900_000
+    ((_, hypothesis),), _ = read(["Hello"], ["a"], "{0.__class__.__mro__}")
+    assert "object" in hypothesis
+
+
+def test_prompts_longer_than_the_model_never_reach_it(endpoints: Endpoints) -> None:
+    for task in ("text-generation", "summarization", "text2text-generation", "translation"):
+        answer = post(endpoints(task), {"inputs": "a b " * 50_000, "parameters": {"max_new_tokens": 2}})
+        assert (answer.status_code, "tokens" in answer.text) == (413, True), task
+
+
 def bomb(width: int = 12_000, height: int = 12_000) -> bytes:
     """A PNG of a few kilobytes that decodes to hundreds of megabytes."""
 
@@ -183,6 +202,9 @@ def bomb(width: int = 12_000, height: int = 12_000) -> bytes:
 
 
 def test_decompression_bombs_are_refused(endpoints: Endpoints) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(Image.open(io.BytesIO(bomb())).tobytes()) == 144_000_000, "a naive server unpacks it"
     answer = post(endpoints("image-classification"), bomb())
     assert answer.status_code == 422 and "pixels" in answer.json()["error"]
     slow = io.BytesIO()
@@ -209,8 +231,97 @@ def test_bodies_are_counted_also_when_they_come_in_pieces(endpoints: Endpoints) 
         pass  # the server has answered and closed before the client had sent all
 
 
-def test_errors_repeat_nothing_of_the_input(endpoints: Endpoints) -> None:
+@pytest.mark.parametrize("task", ["video-classification", "automatic-speech-recognition", "image-classification"])
+def test_files_that_name_others_open_none(endpoints: Endpoints, listener: tuple[str, list[str]], task: str) -> None:
+    url, asked = listener
+    private = "/etc/passwd"
+    for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXTINF:1,\n{private}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile '{url}'\nfile '{private}'\n",
+        f"concat:{private}|{url}",
+        f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}"/><image href="file://{private}"/></svg>',
+        f"push graphic-context\nimage over 0,0 0,0 '{url}'\npop graphic-context",
+        f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({private}) run\n",
+        f"%PDF-1.4\n1 0 obj<</Type/Catalog/OpenAction<</S/URI/URI({url})>>>>endobj\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+    ):
+        httpx2.get(endpoints("_opened"))
+        answer = post(endpoints(task), text.encode())
+        assert answer.status_code in (400, 415, 422), (text, answer.text)
+        assert "root:" not in answer.text
+        assert httpx2.get(endpoints("_opened")).json() == []
+    assert not asked
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_pictures_of_many_frames_cost_as_much_as_one(endpoints: Endpoints, kind: str) -> None:
+    frames = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in range(200)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    assert post(endpoints("image-classification"), file.getvalue()).status_code == 200
+
+
+def test_headers_of_recordings_are_not_believed(endpoints: Endpoints) -> None:
+    clip = bytearray(recording(0.2))
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, 0):
+        clip[40:44] = size.to_bytes(4, "little")
+        assert post(endpoints("automatic-speech-recognition"), bytes(clip)).status_code in (200, 422)
+    clip = bytearray(recording(0.2))
+    clip[22:24] = (60_000).to_bytes(2, "little")
+    assert post(endpoints("automatic-speech-recognition"), bytes(clip)).status_code in (200, 422)
+    clip = bytearray(recording(0.2))
+    clip[24:28] = (0xFFFFFFFF).to_bytes(4, "little")
+    assert post(endpoints("automatic-speech-recognition"), bytes(clip)).status_code in (200, 422)
+
+
+def test_the_template_of_a_chat_is_the_models(endpoints: Endpoints, naive: Any) -> None:
+    attack = "{% for i in range(10) %}{{ i }}{% endfor %}"
+    chat = [{"role": "user", "content": "Hello"}]
+    made = naive("text-generation").tokenizer.apply_chat_template(chat, chat_template=attack, tokenize=False)
+    assert made == "0123456789", "a naive server runs a client's program"
+    url = endpoints("text-generation")
+    for name in ("chat_template", "chat_template_kwargs", "tokenizer_encode_kwargs"):
+        body = {"messages": chat, name: attack, "max_tokens": 2}
+        assert post(url + "/v1/chat/completions", body).status_code == 400
+        assert post(url, {"inputs": chat, "parameters": {name: attack}}).status_code == 422
+
+
+def test_many_idle_connections_keep_nobody_out(endpoints: Endpoints) -> None:
+    port = int(endpoints("text-classification").split(":")[2].split("/")[0])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+    try:
+        for one in idle[:250]:
+            one.sendall(b"POST /text-classification HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
+        assert post(endpoints("text-classification"), {"inputs": "Hello"}).status_code == 200
+    finally:
+        for one in idle:
+            one.close()
+    assert post(endpoints("text-classification"), {"inputs": "Hello"}).status_code == 200
+
+
+def test_paths_lead_nowhere_else(endpoints: Endpoints) -> None:
+    url = endpoints("text-classification")
+    for path in ("//", "/v1/", "/"):
+        assert post(url + path, {"inputs": "Hello"}).status_code == 200
+    for path in (
+        "/%2e%2e/info",
+        "/..%2finfo",
+        "/%00",
+        "/v1/../../info",
+        "/info;x",
+        "/v1/models/..%2f..%2fetc%2fpasswd",
+    ):
+        assert httpx2.get(url + path).status_code == 404
+    for method in ("OPTIONS", "TRACE", "PUT", "DELETE", "PATCH"):
+        assert httpx2.request(method, url).status_code == 405
+
+
+def test_errors_and_logs_repeat_nothing_of_the_input(
+    endpoints: Endpoints, naive: Any, servers_log: Callable[[], str]
+) -> None:
     secret = base64.b64encode(b"my secret document").decode()
+    with pytest.raises(ValueError, match=secret):
+        naive("image-classification")(secret)  # and what a naive server logs and answers
     for task, body in (
         ("image-classification", {"inputs": secret}),
         ("automatic-speech-recognition", {"inputs": secret}),
@@ -222,10 +333,16 @@ def test_errors_repeat_nothing_of_the_input(endpoints: Endpoints) -> None:
         assert 400 <= answer.status_code < 500, (task, answer.status_code)
         assert secret not in answer.text
         assert "model_kwargs" not in answer.text, "a phrase that sends a client into endless repetition"
+    post(
+        endpoints("text-classification") + f"?q={secret}", {"inputs": 3}, headers={"authorization": f"Bearer {secret}"}
+    )
+    assert secret not in servers_log()
 
 
-def test_long_texts_are_refused_with_lengths_or_truncated_on_request(endpoints: Endpoints) -> None:
+def test_long_texts_are_refused_with_lengths_or_truncated_on_request(endpoints: Endpoints, naive: Any) -> None:
     text = "word " * 2000
+    with pytest.raises(RuntimeError, match="size"):
+        naive("text-classification")(text)  # an error of the server, with shapes
     answer = post(endpoints("text-classification"), {"inputs": text})
     assert answer.status_code == 413 and "tokens" in answer.json()["error"]
     cut = post(endpoints("text-classification"), {"inputs": text, "parameters": {"truncation": True}})

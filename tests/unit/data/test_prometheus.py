@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ray_pipelines.data.prometheus import METRICS
+from ray_pipelines.data.prometheus import METRICS as OF_JOBS
+from ray_pipelines.serve.metrics import METRICS as OF_ENDPOINTS
 
+METRICS = (*OF_JOBS.values(), *OF_ENDPOINTS.values())
 BOARD = Path(__file__).parents[3] / "cluster_configs/grafana/ray_pipelines.json"
 
 
@@ -18,11 +20,11 @@ def board() -> dict[str, Any]:
 
 def test_the_board_asks_for_every_metric_by_its_exported_name() -> None:
     asked = set(re.findall(r"ray_pipelines_\w+", " ".join(expressions())))
-    assert asked == {metric.exported_name for metric in METRICS.values()}
+    assert asked == {metric.exported_name for metric in METRICS}
 
 
 def test_the_board_groups_by_labels_that_exist() -> None:
-    known = {"task", "model", *(label for metric in METRICS.values() for label in metric.labels)}
+    known = {"task", "model", "le", *(label for metric in METRICS for label in metric.labels)}
     grouped = {
         label
         for text in expressions()

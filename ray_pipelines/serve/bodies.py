@@ -1,0 +1,109 @@
+"""Bodies of requests, within bounds of size, of time, and of the memory that all of them take together.
+
+Nothing is written to disk, and nothing is unpacked: a body is as large as what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from ray_pipelines.serve.refusals import Refused
+
+__all__ = ["Bodies", "parse_form"]
+
+MAX_FIELD_BYTES = 1 << 20
+
+
+class Bodies:
+    """Reads bodies while they come.
+
+    Args:
+        max_bytes: Of one body.
+        max_total_bytes: Of all that are at work at once.
+        timeout_s: How long one may take to arrive.
+    """
+
+    def __init__(self, max_bytes: int, max_total_bytes: int, timeout_s: float) -> None:
+        self.max_bytes = max_bytes
+        self.max_total_bytes = max(max_bytes, max_total_bytes)
+        self.timeout_s = timeout_s
+        self.num_bytes = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body; room is kept for it until the context ends.
+
+        Raises:
+            Refused: 408: it comes too slowly; 413: it is too long; 415: it is packed; 429: there is no room.
+        """
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "The body is packed; expected it without a content encoding.")
+        length = request.headers.get("content-length", "")
+        body, held = bytearray(), 0
+        deadline_s = asyncio.get_running_loop().time() + self.timeout_s
+        try:
+            held = self._hold(int(length[:19]) if length.isdigit() else 0, 0)
+            async for part in self._parts(request, deadline_s):
+                body += part
+                held = self._hold(len(body), held)
+            yield bytes(body)
+        finally:
+            self.num_bytes -= held
+
+    async def _parts(self, request: Request, deadline_s: float) -> AsyncIterator[bytes]:
+        is_last = False
+        while not is_last:
+            try:
+                left_s = deadline_s - asyncio.get_running_loop().time()
+                message = await asyncio.wait_for(request.receive(), max(0, left_s))
+            except asyncio.TimeoutError:
+                raise Refused(408, "The body did not come in time.") from None
+            if message["type"] == "http.disconnect":
+                raise Refused(400, "The body is not complete.")
+            is_last = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+    def _hold(self, num_bytes: int, held: int) -> int:
+        """Keeps room for a body of `num_bytes`, of which `held` have theirs already; gives what it has then."""
+        if num_bytes > self.max_bytes:
+            raise Refused(413, f"The body has more than {self.max_bytes:,} bytes.")
+        more = max(0, num_bytes - held)
+        if self.num_bytes + more > self.max_total_bytes:
+            raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=1)
+        self.num_bytes += more
+        return held + more
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory: they are no longer than their body, which is there already."""
+
+    spool_max_size = 1 << 62
+
+
+async def parse_form(content_type: str | None, body: bytes) -> Any:
+    """The fields and the file of a multipart body.
+
+    Raises:
+        Refused: 400: it is none.
+    """
+    if not (content_type or "").lower().startswith("multipart/form-data"):
+        raise Refused(400, "expected multipart/form-data with a file.")
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    request = Request({"type": "http", "headers": [(b"content-type", (content_type or "").encode("latin-1"))]})
+    try:
+        parser = _InMemory(request.headers, whole(), max_files=1, max_fields=50, max_part_size=MAX_FIELD_BYTES)
+        form: FormData = await parser.parse()
+    except (MultiPartException, HTTPException, ValueError, KeyError, LookupError, AttributeError, RuntimeError):
+        raise Refused(400, "The form cannot be read.") from None
+    return form

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ray_pipelines import tasks
+from ray_pipelines.serve.config import ClientLimits
+from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.requests import json_object, parse_body, parse_call
+
+LIMITS = ClientLimits(max_text_chars=1000, max_pixels=10_000)
+
+
+def picture(width: int = 8, height: int = 8) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def rows(task: str, body: Any) -> Any:
+    return parse_call(tasks.get(task), body, LIMITS).rows
+
+
+def status(task: str, body: Any) -> int:
+    with pytest.raises(Refused) as error:
+        rows(task, body)
+    return error.value.status
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"[" * 100_000, 400),
+        (b'{"a":' * 5000, 400),
+        (b'{"inputs": 1e400}', 400),
+        (b'{"inputs": NaN}', 400),
+        (b'{"inputs": -Infinity}', 400),
+        (b'{"inputs": ' + b"9" * 100_000 + b"}", 400),
+        (b'{"inputs": "\xff"}', 400),
+        (b"[1]", 400),
+        (b"[" + b"[]," * 600_000 + b"[]]", 413),
+    ],
+)
+def test_what_no_honest_client_sends_is_refused(body: bytes, expected: int) -> None:
+    with pytest.raises(Refused) as error:
+        json_object(body)
+    assert error.value.status == expected
+
+
+def test_halves_of_characters_become_question_marks() -> None:
+    assert json_object(b'{"\\ud800": ["\\uDC00a", "\\ud83d\\ude00"]}') == {"?": ["?a", "😀"]}
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
+    task = tasks.get("text-classification")
+    body = parse_body(task, None, b'{"inputs": "a", "inputs": 3}')
+    with pytest.raises(Refused):
+        parse_call(task, body, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("task", "place"),
+    [
+        ("decision", lambda value: {"inputs": {"state": "x", "assets": {"x": value}}}),
+        ("any-to-any", lambda value: {"inputs": {"text": "x", "images": [value]}}),
+        ("any-to-any", lambda value: {"inputs": {"text": "x", "videos": value}}),
+        ("any-to-any", lambda value: {"inputs": {"text": "x", "audio": value}}),
+        ("keypoint-matching", lambda value: {"inputs": {"image_0": value, "image_1": value}}),
+        (
+            "image-text-to-text",
+            lambda value: {"inputs": [{"role": "user", "content": [{"type": "video_url", "video_url": value}]}]},
+        ),
+    ],
+)
+def test_media_are_bytes_wherever_they_stand(task: str, place: Any, tmp_path: Path) -> None:
+    file = tmp_path / "private.png"
+    file.write_bytes(base64.b64decode(picture()))
+    for value in (str(file), f"file://{file}", {"path": str(file)}, {"bytes": None, "path": str(file)}, "http://x/"):
+        assert status(task, place(value)) == 422
+    for value in (picture(), {"bytes": picture()}, f"data:image/png;base64,{picture()}"):
+        assert str(file) not in str(rows(task, place(value)))
+        assert b"PNG" in repr(rows(task, place(value))).encode()
+
+
+def test_bounds_hold_for_all_of_an_input_together() -> None:
+    message = {"role": "user", "content": "x" * 600}
+    assert rows("text-generation", {"inputs": [message]})
+    assert status("text-generation", {"inputs": [message, message]}) == 413
+    table = {"query": "?", "table": {f"c{i}": ["x" * 100] for i in range(20)}}
+    assert status("table-question-answering", {"inputs": table}) == 413
+    large = picture(90, 90)
+    assert rows("image-text-to-text", {"inputs": {"text": "x", "images": [large]}})
+    assert status("image-text-to-text", {"inputs": {"text": "x", "images": [large, large]}}) == 422
+    assert status("image-text-to-text", {"inputs": {"text": "x", "images": [picture()] * 65}}) == 422
+
+
+def test_samples_are_numbers_of_a_sensible_size() -> None:
+    for value in ([10**400], ["a"], [[1.0]], {"a": 1}, [None]):
+        body = {"inputs": {"audio": {"array": value, "sampling_rate": 16_000}}}
+        assert status("automatic-speech-recognition", body) == 422
