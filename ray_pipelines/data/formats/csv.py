@@ -63,22 +63,21 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
             return
     last = -1
     try:
-        for part in _parts(unit, schema, rows_per_table, filesystem, UTF8):
-            last = max(part.positions, default=last)
-            yield part
+        for table, positions, errors in _parts(unit, schema, rows_per_table, filesystem, UTF8):
+            last = max(positions, default=last)
+            yield Part(table, positions, errors)
     except NOT_UTF8:
         # pyarrow stops at a line that has too many values and is not UTF-8: it cannot show it to `note`.
-        for part in _parts(unit, schema, rows_per_table, filesystem, BYTES):
-            is_new = [position > last for position in part.positions]
-            if any(is_new):
-                first = is_new.index(True)
-                yield Part(part.table.slice(first), part.positions[first:], part.errors[first:])
+        for table, positions, errors in _parts(unit, schema, rows_per_table, filesystem, BYTES):
+            first = next((index for index, position in enumerate(positions) if position > last), None)
+            if first is not None:
+                yield Part(table.slice(first), positions[first:], errors[first:])
 
 
 def _parts(
     unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig, encoding: str
-) -> Iterator[Part]:
-    """The rows of a file that has some, read as UTF-8 or as bytes.
+) -> Iterator[tuple[pa.Table, list[int], list[RowError | None]]]:
+    """The rows of a file that has some, read as UTF-8 or as bytes, with their positions and errors.
 
     Raises:
         UnicodeDecodeError, ArrowInvalid: A line that does not fit is not of this encoding.
@@ -125,10 +124,10 @@ def _parts(
                         for name, column in values.items()
                     }
                 columns = [conform(values[column.name], column, errors, _parse) for column in schema]
-                yield Part(pa.table(columns, schema=schema), positions, errors)
+                yield pa.table(columns, schema=schema), positions, errors
     if invalid:
         nulls = pa.table([pa.nulls(len(invalid), c.type) for c in schema], schema=schema)
-        yield Part(nulls, list(invalid), list(invalid.values()))
+        yield nulls, list(invalid), list(invalid.values())
 
 
 def _true_bytes(shown: bytes | None) -> bytes | None:
