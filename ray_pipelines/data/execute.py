@@ -303,6 +303,8 @@ def _innermost_reason(text: str) -> str:
     """The last line of Ray's text that names an exception."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "Died")) and ":" in line]
+    # Ray wraps what a worker raises, and its own words come last.
+    named = [line for line in named if not line.startswith("ray.exceptions.UserCodeException")] or named
     return (named[-1] if named else lines[-1] if lines else "Ray gave no reason").removeprefix("ray_pipelines.errors.")
 
 

@@ -63,7 +63,7 @@ MEMORY_CHECK_S = 1.0
 FAILING_SHARE = 0.5
 CHECKED_BATCHES, CHECKED_CHUNKS = 3, 4
 """So many padded batches are compared with so many of their chunks alone: models that pool tokens by fours, say, are
-wrong at every fourth length only."""
+wrong at every fourth length only. Where tokens are generated, which takes long, it is one of one."""
 
 
 @dataclass
@@ -107,7 +107,8 @@ class Forwards:
         self._memory_checked_s = float("-inf")
         self._free_bytes: int | None = None
         self._padding = steps.padding
-        self._padding_checks = CHECKED_BATCHES
+        self._checked_chunks = 1 if steps.extra_cost else CHECKED_CHUNKS
+        self._padding_checks = 1 if steps.extra_cost else CHECKED_BATCHES
         self._batching_is_checked = False
         self._failing = 0.0
         self._memory_budget: int | None = None
@@ -337,7 +338,9 @@ class Forwards:
         is_padded = len({num_tokens(chunk) for chunk in chunks}) > 1
         if self._batching_is_checked and (self._padding_checks == 0 or not is_padded):
             return True
-        is_same = all(self._has_same_alone(chunks[index], outputs[index]) for index in _some_lengths(chunks))
+        is_same = all(
+            self._has_same_alone(chunks[index], outputs[index]) for index in _some_lengths(chunks, self._checked_chunks)
+        )
         self._padding_checks -= is_padded and self._padding_checks > 0
         self._batching_is_checked = is_same or not is_padded
         if is_padded and not is_same:
@@ -365,10 +368,10 @@ class Forwards:
         self._counters.padded_cost += max(costs) * len(costs)
 
 
-def _some_lengths(chunks: Sequence[Any]) -> list[int]:
+def _some_lengths(chunks: Sequence[Any], most: int) -> list[int]:
     """Some chunks of a batch, of different lengths and rather padded ones, the shortest first; one if all are equal."""
     by_length = {num_tokens(chunk): index for index, chunk in reversed(list(enumerate(chunks)))}
     padded = [by_length[length] for length in sorted(by_length, key=lambda length: length or 0)[:-1]]
-    if len(padded) <= CHECKED_CHUNKS:
+    if len(padded) <= most:
         return padded or [0]
-    return [padded[position * (len(padded) - 1) // (CHECKED_CHUNKS - 1)] for position in range(CHECKED_CHUNKS)]
+    return [padded[position * (len(padded) - 1) // max(1, most - 1)] for position in range(most)]

@@ -93,10 +93,11 @@ class Agreement:
 def differences(result: Any, reference: Any) -> Iterator[float | None]:
     """The absolute difference of each pair of decimal numbers, and None for everything else that is not equal.
 
-    Lists of labels with scores count as equal if the first label is the same; scores are compared label by label.
+    Lists of labels with scores count as equal if the first label is the same; scores are compared label by label. An
+    array, or a list of numbers, gives its largest difference.
 
     >>> list(differences({"answer": "yes", "scores": [0.5, 1.0]}, {"answer": "no", "scores": [0.5, 0.75]}))
-    [None, 0.0, 0.25]
+    [None, 0.25]
     """
     if isinstance(result, RowError) or isinstance(reference, RowError):
         if not (isinstance(result, RowError) and isinstance(reference, RowError) and result.type == reference.type):

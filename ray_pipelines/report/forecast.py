@@ -39,8 +39,8 @@ class Forecast:
     def off_by(self, elapsed_s: float) -> float:
         """By how much the run took longer (positive) or shorter than foretold, as a share of the forecast.
 
-        >>> Forecast("plan", 10.0, 200.0, 150.0, 250.0).off_by(220.0)
-        0.1
+        >>> Forecast("plan", 10.0, 200.0, 150.0, 250.0).off_by(250.0)
+        0.25
         """
         return elapsed_s / self.total_s - 1 if self.total_s else 0.0
 

@@ -51,8 +51,17 @@ MODELS = {
 }
 
 
-BEHIND_PROXIES = ("text-classification", "feature-extraction", "text-generation", "image-classification",
-                  "automatic-speech-recognition", "text-to-audio", "image-to-image")  # fmt: skip
+BEHIND_PROXIES = (
+    "text-classification",
+    "fill-mask",
+    "feature-extraction",
+    "text-generation",
+    "image-classification",
+    "audio-classification",
+    "automatic-speech-recognition",
+    "text-to-audio",
+    "image-to-image",
+)
 """One for each kind of body and answer: JSON, base64, bare files, forms, events, files."""
 
 
