@@ -273,7 +273,8 @@ def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     if not known and (is_registered or has_own_pipeline):
         return generic(name)
     task = get(name)
-    return dataclasses.replace(task, chunked=None) if has_own_pipeline else task
+    # Nobody knows what its postprocessing wants, nor whether it makes chunks.
+    return dataclasses.replace(task, chunked=None, kept_outputs=None) if has_own_pipeline else task
 
 
 def generic(name: str) -> Task:

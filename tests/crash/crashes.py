@@ -1,6 +1,7 @@
 """Kills jobs with SIGKILL at random moments and looks whether every row is there once in the end.
 
     python -m tests.crash.crashes --rounds 20 --seed 0                    # plain, local files
+    python -m tests.crash.crashes --rounds 20 --task groupby              # chunked; or in_worker
     python -m tests.crash.crashes --rounds 5 --output s3://bucket/out     # with AWS_ENDPOINT_URL and credentials
 
 Each round starts one job anew and kills it (the driver, a worker, or the raylet, in turn) a few times, after a random
@@ -39,17 +40,42 @@ VICTIMS = ("driver", "worker", "raylet")
 UNDONE_AT_MOST = 8
 
 
+def note(text: str) -> str:
+    """Notes that a row is computed and takes its time; gives its name, or raises if the row is a bad one."""
+    name, _, notes = text.partition("|")
+    with Path(notes, str(os.getpid())).open("a") as file:
+        file.write(f"{name}\n")
+    time.sleep(0.004)
+    if name.endswith("7"):
+        raise ValueError("a bad row")
+    return name
+
+
 class SlowPipeline(transformers.TextClassificationPipeline):
-    """Notes each row that it is given and takes its time."""
+    """Notes each row that it is given."""
 
     def preprocess(self, inputs: str, **arguments: Any) -> Any:
-        name, _, notes = inputs.partition("|")
-        with Path(notes, str(os.getpid())).open("a") as file:
-            file.write(f"{name}\n")
-        time.sleep(0.004)
-        if name.endswith("7"):
-            raise ValueError("a bad row")
-        return super().preprocess(name, **arguments)
+        return super().preprocess(note(inputs), **arguments)
+
+
+class SlowChunks(transformers.ZeroShotClassificationPipeline):
+    """Notes each row that it is given, and makes three chunks of it."""
+
+    def preprocess(self, inputs: str, *arguments: Any, **named: Any) -> Any:
+        yield from super().preprocess(note(inputs), *arguments, **named)
+
+
+JOBS: dict[str, dict[str, Any]] = {
+    "plain": {"task": "text-classification", "model": {"pipeline_class": "tests.crash.crashes:SlowPipeline"}},
+    "in_worker": {
+        "task": "zero-shot-classification",
+        "model": {"pipeline_class": "tests.crash.crashes:SlowChunks"},
+        "parameters": {"candidate_labels": ["sport", "news", "art"]},
+        "workers": {"chunking": "in_worker"},
+    },
+}
+JOBS["groupby"] = {**JOBS["in_worker"], "workers": {"chunking": "groupby"}}
+MODELS = {"plain": "bert-classifier", "in_worker": "bert-nli", "groupby": "bert-nli"}
 
 
 class Round:
@@ -60,10 +86,11 @@ class Round:
         model: The model's folder.
         output: Where it writes; unset, below `folder`.
         num_rows: Rows of its input.
+        kind: Of `JOBS`.
     """
 
-    def __init__(self, folder: Path, model: str, output: str | None, num_rows: int) -> None:
-        self.folder, self.num_rows = folder, num_rows
+    def __init__(self, folder: Path, model: str, output: str | None, num_rows: int, kind: str = "plain") -> None:
+        self.folder, self.num_rows, self.kind = folder, num_rows, kind
         self.output = output or str(folder / "out")
         (folder / "notes").mkdir(parents=True)
         (folder / "in").mkdir()
@@ -71,12 +98,13 @@ class Round:
             rows = ({"n": n, "text": f"row {n}|{folder}/notes"} for n in range(start, start + ROWS_OF_FILE))
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / f"in/{start // ROWS_OF_FILE:04d}.jsonl").write_text(text)
+        chosen = JOBS[kind]
         job = {
-            "task": "text-classification",
-            "model": {"name": model, "pipeline_class": "tests.crash.crashes:SlowPipeline"},
+            **chosen,
+            "model": {"name": model, **chosen["model"]},
             "read": {"path": str(folder / "in"), "rows_per_block": 50},
             "write": {"path": self.output, "columns": ["n"]},
-            "workers": {"num_cpus": 1},
+            "workers": {"num_cpus": 1, **chosen.get("workers", {})},
             "batch": {"window_rows": 50},
         }
         (folder / "job.yaml").write_text(yaml.safe_dump(job))
@@ -101,6 +129,10 @@ class Round:
         rows = (row for line in lines for row in Commit.from_json(line).rows)
         return {ROWS_OF_FILE * source_of(row) + row % (1 << ROW_BITS) for row in rows}
 
+    def progress(self) -> int:
+        """Rows that are written, or, where none is before all are computed, rows that are computed."""
+        return len(self.noted()) if self.kind == "groupby" else len(self.written())
+
     def noted(self) -> Counter[int]:
         """How often each row was computed."""
         files = (self.folder / "notes").iterdir()
@@ -123,9 +155,17 @@ class Round:
         return {"computed": sum(noted.values()), "committed before the last kill": len(committed)}
 
 
-def run_round(index: int, random_: random.Random, folder: Path, model: str, output: str | None, num_rows: int) -> None:
+def run_round(
+    index: int,
+    random_: random.Random,
+    folder: Path,
+    model: str,
+    output: str | None,
+    num_rows: int,
+    kind: str = "plain",
+) -> None:
     """One round, printed in one line."""
-    round_ = Round(folder, model, output, num_rows)
+    round_ = Round(folder, model, output, num_rows, kind)
     committed: dict[int, int] = {}
     kills: list[str] = []
     for kill in range(UNDONE_AT_MOST):
@@ -133,7 +173,7 @@ def run_round(index: int, random_: random.Random, folder: Path, model: str, outp
         victim = VICTIMS[(index + kill) % len(VICTIMS)]
         wait_s = random_.uniform(1, 9)
         if kill < random_.randint(2, 3):
-            _wait_for_rows(round_, process, len(committed))
+            _wait_for_progress(round_, process)
             time.sleep(wait_s / 3)
             kills.append(victim if kill_one(process.pid, victim) else f"{victim} (gone)")
         status = _end(process, 150)
@@ -143,13 +183,15 @@ def run_round(index: int, random_: random.Random, folder: Path, model: str, outp
             committed[row] = noted[row]
         if status in (0, 3):
             break
+    else:
+        raise AssertionError(f"the job never ended: {kills}\n{(folder / 'log').read_text()[-4000:]}")
     counts = round_.check(committed)
     print(f"round {index}: {', '.join(kills)}; {counts}; computed twice {counts['computed'] - num_rows}", flush=True)
 
 
-def _wait_for_rows(round_: Round, process: subprocess.Popen[bytes], num_committed: int) -> None:
-    until_s = time.monotonic() + 90
-    while time.monotonic() < until_s and process.poll() is None and len(round_.written()) <= num_committed:
+def _wait_for_progress(round_: Round, process: subprocess.Popen[bytes]) -> None:
+    before, until_s = round_.progress(), time.monotonic() + 90
+    while time.monotonic() < until_s and process.poll() is None and round_.progress() <= before:
         time.sleep(0.2)
 
 
@@ -229,7 +271,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="Number of the first round, to repeat one.")
     parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--task", choices=JOBS, default="plain")
     parser.add_argument("--output")
     parser.add_argument("--job")
     arguments = parser.parse_args()
@@ -237,12 +281,13 @@ def main() -> None:
         sys.exit(run_here(arguments.job))
     from tests.tiny_models import build_model
 
-    random_ = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="crash-", dir="/tmp") as folder:
-        model = str(build_model("bert-classifier", Path(folder, "model")))
-        for index in range(arguments.rounds):
+        model = str(build_model(MODELS[arguments.task], Path(folder, "model")))
+        for index in range(arguments.first, arguments.first + arguments.rounds):
             output = f"{arguments.output}/{index}" if arguments.output else None
-            run_round(index, random_, Path(folder, f"round-{index}"), model, output, arguments.rows)
+            random_ = random.Random(f"{arguments.seed} {index}")
+            where = Path(folder, f"round-{index}")
+            run_round(index, random_, where, model, output, arguments.rows, arguments.task)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,19 @@ def test_old_names_are_accepted_with_a_warning(model: Model) -> None:
         rp.pipeline("text-classification", framework="tf")
 
 
+def test_own_pipeline_gets_all_that_its_model_gives(model: Model) -> None:
+    """The task's own pipeline needs less than that of transformers, whose postprocessing looks for the sequence."""
+    spec = rp.pipeline(
+        "zero-shot-classification",
+        model=model("bert-nli"),
+        pipeline_class=transformers.ZeroShotClassificationPipeline,
+        candidate_labels=["sport", "news"],
+    )
+    (result,) = spec.run(["a text"])
+    assert not isinstance(result, rp.RowError), result
+    assert sorted(result["labels"]) == ["news", "sport"]
+
+
 def test_own_pipeline_class_is_hosted(model: Model) -> None:
     folder = model("bert-classifier")
     for reference in (ShoutingPipeline, f"{__name__}:ShoutingPipeline"):
