@@ -117,7 +117,8 @@ class _Mapping:
         found = self._ended(pa.concat_tables(tables), mapped)
         added = datasets.Dataset(found)
         if not len(data):
-            return datasets.Dataset.from_list([], features=datasets.Features({**data.features, **added.features}))
+            features = datasets.Features({**data.features, **added.features})
+            return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
         return datasets.concatenate_datasets([data, added.with_format(data.format["type"])], axis=1)
 
     def _ended(self, table: pa.Table, mapped: Mapping[str, Any], has_items: bool = False) -> pa.Table:

@@ -76,14 +76,6 @@ def test_links_and_anchors_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=page_name)
-def test_links_of_notebooks_lead_somewhere(notebook: Path) -> None:
-    for file, anchor in re.findall(r"\]\((?!https?://)([^)#\s]+)#?([^)\s]*)\)", notebook.read_text(encoding="utf-8")):
-        target = (notebook.parent / file).resolve()
-        assert target.exists(), file
-        assert not anchor or anchor in anchors(target), anchor
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_exist_with_their_options(page: Path) -> None:
     program = typer.main.get_command(cli.app)
