@@ -125,7 +125,9 @@ class _Mapping:
         """The predictions and errors of `table`, in its order."""
         import ray.data
 
-        start(self.progress)
+        from ray_pipelines.data.job import start_ray
+
+        start_ray()
         if not table.num_rows:
             return self._empty()
         numbered = table.append_column(ROW_COLUMN, pa.array(range(table.num_rows), pa.int64()))
@@ -175,11 +177,12 @@ class _Mapping:
         import ray
 
         from ray_pipelines.data.execute import job_error
+        from ray_pipelines.data.job import start_ray
 
         first = next(blocks, None)
         if first is None:
             return
-        start(self.progress)
+        start_ray()
         setup, plan = self.spec.setup_and_plan(ray.data.from_arrow(first), mapped, has_items=has_items)
         workers = _workers(setup, plan)
         waiting: deque[Any] = deque()
@@ -210,24 +213,11 @@ class _Mapping:
         return {**constants, **{name: row[column] for name, column in columns.items()}}
 
 
-def start(progress: bool) -> None:
-    """Connects to a cluster, or starts a quiet local one."""
-    import ray.data
-
-    from ray_pipelines.data.job import start_ray
-
-    start_ray()
-    if not progress:
-        ray.data.DataContext.get_current().enable_progress_bars = False
-
-
 def _workers(setup: WorkerSetup, plan: WorkerPlan) -> list[Any]:
     """Actors that do all of a row; one that dies is started anew, and its blocks are run again."""
     import ray
 
-    worker = ray.remote(PipelineWorker).options(
-        num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, max_restarts=-1, max_task_retries=-1
-    )
+    worker = ray.remote(PipelineWorker).options(**plan.ray_options, max_restarts=-1, max_task_retries=-1)
     return [worker.remote(setup) for _ in range(plan.max_workers)]
 
 
