@@ -30,6 +30,7 @@ __all__ = [
 PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
 MAX_PADDED = 1.5
+FREE_PADDING = 1 / 16
 SEQUENCES = ("input_ids", "input_values", "input_features")
 
 
@@ -127,7 +128,8 @@ def plan_batches(
 
     The padded cost of a batch is its longest cost times its size. A chunk over the budget by itself is a batch of one.
     Where costs jump, a batch ends before its budget, and before it would be padded to more than `MAX_PADDED` times its
-    own cost: no budget makes a long chunk pad many short ones.
+    own cost: no budget makes a long chunk pad many short ones. Padding of up to `FREE_PADDING` of the budget costs less
+    than one more forward and is let be.
 
     Args:
         costs: The cost of each chunk.
@@ -155,8 +157,9 @@ def plan_batches(
         total = 0
         limit = following()
         for index in sorted(indices, key=lambda i: costs[i]):
-            padded = costs[index] * (len(batch) + 1)
-            is_over = (limit is not None and padded > limit) or padded > MAX_PADDED * (total + costs[index])
+            padded, own = costs[index] * (len(batch) + 1), total + costs[index]
+            most = max(MAX_PADDED * own, own + FREE_PADDING * (limit or 0))
+            is_over = (limit is not None and padded > limit) or padded > most
             if batch and (len(batch) >= max_size or is_over):
                 batches.append(batch)
                 batch, total, limit = [], 0, following()

@@ -28,6 +28,14 @@ def test_every_chunk_is_in_exactly_one_batch_and_none_over_its_limits(
         assert len({groups[index] for index in batch}) == 1
         padded_cost = max(costs[index] for index in batch) * len(batch)
         assert budget is None or len(batch) == 1 or padded_cost <= budget
+        own_cost = sum(costs[index] for index in batch)
+        assert padded_cost <= max(1.5 * own_cost, own_cost + (budget or 0) / 16), "padding costs more than a forward"
+
+
+def test_a_jump_of_costs_ends_a_batch_unless_its_padding_is_next_to_nothing() -> None:
+    assert plan_batches([2, 2, 2, 9], max_size=4, budget=1024) == [[0, 1, 2, 3]]
+    assert plan_batches([2, 2, 2, 90], max_size=4, budget=1024) == [[0, 1, 2], [3]]
+    assert plan_batches([2, 2, 2, 9], max_size=4, budget=36) == [[0, 1, 2], [3]]
 
 
 @given(COSTS, st.integers(1, 20))

@@ -48,7 +48,7 @@ def test_ctc_batches_equal_single_clips_where_those_of_transformers_differ(
 def test_ctc_clips_share_forwards_where_padding_changes_nothing(model: Model) -> None:
     padded, unpadded = spec_of(model("wav2vec2-ctc")), spec_of(model("wav2vec2-ctc-groupnorm"))
     padded.run(sounds())
-    assert padded._runner().counters.num_forwards == 1
+    assert padded._runner().counters.num_forwards == 2, "the long and the short: one batch would be mostly padding"
     unpadded.run(sounds())
     num_lengths = len({len(clip) for clip in sounds()})
     assert unpadded._runner().counters.num_forwards == num_lengths
