@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.job import JobResult, check_job, run_job
     from ray_pipelines.data.output import RunOutput, read_output
     from ray_pipelines.data.pipeline import PipelineSpec
+    from ray_pipelines.data.pipelines import PipelinesSpec, pipelines
     from ray_pipelines.data.retry import job_of_retry, retry_job
     from ray_pipelines.errors import (
         ConfigError,
@@ -41,6 +42,7 @@ __all__ = [
     "JobResult",
     "ModelLoadError",
     "PipelineSpec",
+    "PipelinesSpec",
     "RayPipelinesError",
     "ResourceError",
     "RowError",
@@ -49,6 +51,7 @@ __all__ = [
     "check_job",
     "job_of_retry",
     "pipeline",
+    "pipelines",
     "read_job",
     "read_output",
     "retry_job",
@@ -72,6 +75,8 @@ _MODULES = {
     "check_job": "data.job",
     "run_job": "data.job",
     "PipelineSpec": "data.pipeline",
+    "PipelinesSpec": "data.pipelines",
+    "pipelines": "data.pipelines",
     "pipeline": "data.arguments",
 }
 

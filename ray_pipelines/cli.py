@@ -5,11 +5,12 @@ Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, wi
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -68,8 +69,18 @@ def command(name: str | None = None, epilog: str | None = EPILOG) -> Callable[[F
     """A command whose help is its docstring, in paragraphs that a terminal of any width wraps by itself."""
 
     def add(function: Function) -> Function:
+        @functools.wraps(function)
+        def interruptible(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except KeyboardInterrupt:
+                err.print("Interrupted.", highlight=False)
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+
         paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-        return app.command(name, epilog=epilog, help="\n\n".join(" ".join(p.split()) for p in paragraphs))(function)
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(name, epilog=epilog, help=text)(interruptible)
+        return function
 
     return add
 
@@ -231,10 +242,11 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
 
     source = check_job(job)
     size_mb = sum(file.num_bytes for file in source.files) / 1e6
-    columns = ", ".join(f"{field} ← {column}" for field, column in split_inputs(source.inputs)[0].items())
     out.print(f"[green]{escape(str(job_file))} is fine.[/]")
-    out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB ({columns})")
-    out.print(f"  runs   {job.task} with {job.model.name or 'the default model'}")
+    out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB")
+    for name, part in job.parts.items():
+        columns = ", ".join(f"{field} ← {column}" for field, column in split_inputs(source.inputs[name])[0].items())
+        out.print(f"  runs   {part.task} with {part.model.name or 'the default model'} ({columns}) → {name}")
     out.print(f"  writes {job.write.format} to {job.write.path}")
 
 

@@ -1,6 +1,7 @@
 """The job file, as frozen pydantic models: every setting, its default and its description stand here once.
 
-    task: image-classification          what to do with each row
+    task: image-classification          what to do with each row; or several tasks of it, each with its own model:
+    tasks: {NAME: {task: …, model: …}}
     model: {name: google/vit-base-...}  with which model
     parameters: {top_k: 1}              of the task (`ray-pipelines tasks NAME` lists them)
     inputs: {image: picture}            field of the task: column of the dataset
@@ -37,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "OptimizeConfig",
     "ReadConfig",
+    "TaskConfig",
     "WorkersConfig",
     "WriteConfig",
     "chunking_problems",
@@ -51,6 +53,9 @@ OF_OWN_WORKERS = ("concurrency", "num_gpus", "num_cpus", "num_threads", "stages"
 """Settings of workers that a job brings itself."""
 ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
 WriteFormat = Literal["parquet", "jsonl", "webdataset"]
+TASK_IS_REQUIRED = "task: is required; or tasks, if there are several."
+OF_ONE_TASK = ("task", "model", "parameters", "optimize", "output_column", "prediction_type", "serve")
+"""Settings of a job that each of several tasks has by itself, or none."""
 COMPRESSIONS_OF = {
     "parquet": ("auto", "none", "zstd", "snappy", "gzip", "lz4"),
     "jsonl": ("auto", "none", "gzip"),
@@ -390,13 +395,35 @@ class Constant(_Config):
     constant: Any = Field(description="The value.")
 
 
+Inputs = dict[str, str | list[Any] | Constant]
+
+
+class TaskConfig(_Config):
+    """One of several tasks of a job: its results are the column that has its name."""
+
+    task: str = Field(description="Task id, as in a job of one task.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="As in a job of one task.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the task.")
+    inputs: Inputs = Field(default_factory=dict, description="As in a job of one task, over `inputs` of the job.")
+    batch: BatchConfig | None = Field(None, description="How its rows share a forward; unset, `batch` of the job.")
+    optimize: OptimizeConfig = Field(default_factory=OptimizeConfig, description="What makes its model cheaper to run.")
+
+
 class Job(_Config):
     """A job file."""
 
-    task: str = Field(description="Task id, e.g. text-classification; `ray-pipelines tasks` lists them.")
+    task: str = Field(
+        "",
+        description="Task id, e.g. text-classification; `ray-pipelines tasks` lists them; required without tasks.",
+    )
+    tasks: dict[Annotated[str, Field(min_length=1)], TaskConfig] = Field(
+        default_factory=dict,
+        description="In place of task, model, parameters and optimize: several tasks by the name of the column of "
+        "their results. Rows are read, fetched and decoded once for all of them; each worker holds all of the models.",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="A hub id or folder, or a mapping.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the task.")
-    inputs: dict[str, str | list[Any] | Constant] = Field(
+    inputs: Inputs = Field(
         default_factory=dict,
         description="Input of the task: column, or a value for all rows as a list or {constant: value}. Unset, columns "
         "named like the inputs.",
@@ -447,8 +474,45 @@ class Job(_Config):
         inherited = self.read.filesystem.model_copy(update={"anonymous": False})
         return (own if own is not None else inherited).resolved()
 
+    @property
+    def parts(self) -> dict[str, Job]:
+        """Column of results: the job of that task alone; a job of one task is its only part."""
+        if not self.tasks:
+            return {self.output_column: self}
+        return {name: self._part(name, one) for name, one in self.tasks.items()}
+
+    def _part(self, name: str, one: TaskConfig) -> Job:
+        own = {key: getattr(one, key) for key in ("task", "model", "parameters", "optimize")}
+        task = tasks.resolve(one.task, has_own_pipeline=True)
+        shared = {field.name: self.inputs[field.name] for field in task.inputs if field.name in self.inputs}
+        own |= {"tasks": {}, "inputs": {**shared, **one.inputs}, "batch": one.batch or self.batch}
+        return self.model_copy(update={**own, "output_column": name})
+
+    @model_validator(mode="after")
+    def _one_task_or_several(self) -> Job:
+        if not self.tasks:
+            if not self.task:
+                raise ValueError(TASK_IS_REQUIRED)
+            return self
+        if twice := [name for name in OF_ONE_TASK if name in self.model_fields_set]:
+            raise ValueError(f"{', '.join(twice)}: excludes tasks, each of which has its own. Drop one.")
+        if "error" in self.tasks:
+            raise ValueError("tasks.error: is the name of another column. Call the task something else.")
+        workers = self.workers
+        alone = {"serve": workers.serve is not None, "stages: split": workers.stages == "split"}
+        alone["chunking: groupby"] = workers.chunking == "groupby"
+        if found := [f"workers.{name}" for name, is_asked in alone.items() if is_asked]:
+            raise ValueError(
+                f"{', '.join(found)}: excludes tasks: a worker does all of a row, for all of the tasks. Drop it, or "
+                "run a job for each task."
+            )
+        return self
+
     @model_validator(mode="after")
     def _savings_go_together(self) -> Job:
+        for name, one in self.tasks.items():
+            for problem in one.optimize.problems(one.model, self.workers.num_gpus):
+                raise ValueError(f"tasks.{name}.{problem}")
         self.optimize.check(self.model, self.workers.num_gpus)
         return self
 

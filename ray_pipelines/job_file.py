@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from ray_pipelines import tasks
-from ray_pipelines.config import Job, chunking_problems, input_problems
+from ray_pipelines.config import TASK_IS_REQUIRED, Job, chunking_problems, input_problems
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.tasks._old_names import modern_parameters
 from ray_pipelines.validation import describe_validation_error
@@ -74,32 +74,68 @@ def validate_job(values: Mapping[str, Any]) -> Job:
         job = Job.model_validate(dict(values))
     except ValidationError as error:
         problems += describe_validation_error(error, "", Job)
-    name, parameters, inputs = values.get("task"), values.get("parameters"), values.get("inputs")
-    if isinstance(name, str):
-        problems += _task_problems(name, parameters or {}, inputs or {}, values.get("model"))
-    if isinstance(name, str) and job is not None:
-        has_own_pipeline = bool(job.model.pipeline_class or job.model.trust_remote_code)
-        task = tasks.get(name) if not has_own_pipeline and not problems else tasks.generic(name)
-        problems += chunking_problems(task, job.workers, job.batch)
+    if values.get("tasks"):
+        problems += _problems_of_several(values)
+    elif isinstance(values.get("task"), str):
+        problems += _task_problems(values)
+    elif "task" not in values:
+        problems.append(TASK_IS_REQUIRED)
+    if job is not None:
+        for name, part in job.parts.items():
+            has_own_pipeline = bool(part.model.pipeline_class or part.model.trust_remote_code)
+            task = tasks.generic(part.task) if has_own_pipeline or problems else tasks.get(part.task)
+            found = chunking_problems(task, part.workers, part.batch)
+            problems += [f"tasks.{name}.{problem}" for problem in found] if job.tasks else found
     if problems or job is None:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
     return job
 
 
-def _with_modern_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_modern_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(several := values.get("tasks"), dict):
+        own = {name: _with_modern_parameters(one) for name, one in several.items() if isinstance(one, dict)}
+        return {**values, "tasks": {**several, **own}}
     name, parameters = values.get("task"), values.get("parameters")
     if not isinstance(name, str) or not isinstance(parameters, dict):
-        return values
+        return dict(values)
     task = tasks.resolve(name, has_own_pipeline=True)
     return {**values, "parameters": modern_parameters(task.name, parameters)}
 
 
-def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[str]:
+def _problems_of_several(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the tasks of a job of several: of each, and of the inputs that all of them share."""
+    problems: list[str] = []
+    shared = inputs if isinstance(inputs := values.get("inputs"), dict) else {}
+    taken: set[str] = set()
+    known = True
+    for name, one in values["tasks"].items() if isinstance(values["tasks"], dict) else ():
+        if not isinstance(one, dict) or not isinstance(one.get("task"), str):
+            known = False
+            continue
+        try:
+            fields = {field.name for field in tasks.get(one["task"]).inputs}
+        except ConfigError:
+            known, fields = False, set()
+            if _has_own_pipeline(one.get("model")):
+                problems.append(
+                    f"tasks.{name}.task: expected a task whose results have a known type; got {one['task']}, which "
+                    "only its pipeline knows. Run it by itself."
+                )
+        taken |= fields & shared.keys()
+        own_inputs = one["inputs"] if isinstance(one.get("inputs"), dict) else {}
+        own = {**one, "inputs": {**{field: shared[field] for field in fields & shared.keys()}, **own_inputs}}
+        problems += [f"tasks.{name}.{problem}" for problem in _task_problems(own)]
+    if known:
+        problems += [f"inputs.{field}: none of the tasks has this input." for field in shared if field not in taken]
+    return problems
+
+
+def _task_problems(values: Mapping[str, Any]) -> list[str]:
+    model, parameters, inputs = values.get("model"), values.get("parameters") or {}, values.get("inputs") or {}
     try:
-        task = tasks.get(name)
+        task = tasks.get(values["task"])
     except ConfigError as error:
-        has_own_pipeline = isinstance(model, dict) and (model.get("pipeline_class") or model.get("trust_remote_code"))
-        return [] if has_own_pipeline else list(error.problems)
+        return [] if _has_own_pipeline(model) else list(error.problems)
     problems: list[str] = []
     if isinstance(parameters, dict):
         try:
@@ -109,6 +145,10 @@ def _task_problems(name: str, parameters: Any, inputs: Any, model: Any) -> list[
     if isinstance(inputs, dict):
         problems += input_problems(task, inputs)
     return problems
+
+
+def _has_own_pipeline(model: Any) -> bool:
+    return isinstance(model, dict) and bool(model.get("pipeline_class") or model.get("trust_remote_code"))
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -133,6 +173,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 def job_schema() -> dict[str, Any]:
     """The JSON schema of job files, for editors."""
     schema = Job.model_json_schema()
+    schema["anyOf"] = [{"required": ["task"]}, {"required": ["tasks"]}]
+    schema["$defs"]["TaskConfig"]["properties"]["model"] = _model_schema()
     variants: list[dict[str, Any]] = []
     for name in tasks.names():
         task = tasks.get(name)
@@ -141,7 +183,7 @@ def job_schema() -> dict[str, Any]:
         schema["$defs"][task.parameters.__name__] = parameters
         variants.append(
             {
-                "if": {"properties": {"task": {"enum": [name, *task.aliases]}}},
+                "if": {"properties": {"task": {"enum": [name, *task.aliases]}}, "required": ["task"]},
                 "then": {
                     "properties": {
                         "parameters": {"$ref": f"#/$defs/{task.parameters.__name__}"},
@@ -150,12 +192,17 @@ def job_schema() -> dict[str, Any]:
                 },
             }
         )
-    schema["properties"]["model"] = {
-        "anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}],
-        "description": Job.model_fields["model"].description,
-    }
+    schema["$defs"]["TaskConfig"]["allOf"] = variants
+    schema["properties"]["model"] = _model_schema()
     schema["properties"]["workers"] = {
         "anyOf": [{"type": "string", "pattern": "^serve://"}, {"$ref": "#/$defs/WorkersConfig"}],
         "description": "How many workers, and what each gets; or serve://NAME of a Serve application.",
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": variants}
+
+
+def _model_schema() -> dict[str, Any]:
+    return {
+        "anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}],
+        "description": Job.model_fields["model"].description,
+    }

@@ -159,6 +159,7 @@ def _sections(schema: Schema, definitions: Mapping[str, Schema]) -> Iterator[str
 def _section(name: str, setting: Schema, definitions: Mapping[str, Schema]) -> Iterator[str]:
     found = _section_of(setting, definitions)
     assert found is not None
+    title = f"{name}.NAME" if "additionalProperties" in setting else name
     # A filesystem is described once, where it is read.
     inner = {
         key: value
@@ -167,14 +168,15 @@ def _section(name: str, setting: Schema, definitions: Mapping[str, Schema]) -> I
     }
     plain = {key: value for key, value in found["properties"].items() if key not in inner}
     about = setting.get("description") or found["description"]
-    yield f"### `{name}`\n\n{about}\n\n{_table(plain, definitions, found.get('required', ()), inner, name)}"
+    yield f"### `{title}`\n\n{about}\n\n{_table(plain, definitions, found.get('required', ()), inner, name)}"
     for key, value in inner.items():
         yield from _section(f"{name}.{key}", value, definitions)
 
 
 def _section_of(setting: Schema, definitions: Mapping[str, Schema]) -> Schema | None:
     """The definition of the mapping that a setting holds; None if it holds a plain value."""
-    for option in (setting, *setting.get("anyOf", ())):
+    of_names = setting.get("additionalProperties")
+    for option in (setting, *setting.get("anyOf", ()), *([of_names] if isinstance(of_names, dict) else [])):
         name = option.get("$ref", "").rpartition("/")[2]
         if "properties" in definitions.get(name, {}):
             return definitions[name]
@@ -195,7 +197,7 @@ def _table(
         lines.append(f"| `{name}` | {_cell(text)} | {default} | {_cell(setting.get('description', ''))} |")
     for name, setting in nested.items():
         found = _section_of(setting, definitions) or {}
-        link = f"{prefix}{name}".lower()
+        link = f"{prefix}{name}{'name' if 'additionalProperties' in setting else ''}".lower()
         about = setting.get("description") or found.get("description", "")
         default = "**required**" if name in required else ""
         lines.append(f"| [`{name}`](#{link}) | mapping | {default} | {_cell(about)} |")
@@ -204,7 +206,7 @@ def _table(
 
 def _default(setting: Schema) -> str:
     default = setting.get("default")
-    return f"`{json.dumps(default)}`" if default not in (None, [], {}) else ""
+    return f"`{json.dumps(default)}`" if default not in (None, "", [], {}) else ""
 
 
 def _kinds(schema: Schema, definitions: Mapping[str, Schema]) -> Iterator[str]:

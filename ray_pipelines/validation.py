@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -72,8 +72,11 @@ def _is_union_branch(part: str) -> bool:
 
 
 def _field_names(model: type[BaseModel], path: list[Any]) -> list[str]:
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if get_origin(annotation) is dict and next(parts, None) is not None:
+            annotation = get_args(annotation)[1]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.several import AnySetup
     from ray_pipelines.data.workers import WorkerSetup
 
 __all__ = ["AgreementSampler", "measure_agreement"]
@@ -31,14 +32,19 @@ MAX_SHARE_OF_MEMORY = 0.8
 """Of what is free: the rest is for activations."""
 
 
-def measure_agreement(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Agreement | None:
-    """How far the first rows' results agree with those of the model in float32; None where that was not asked for.
+def measure_agreement(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Agreement | None:
+    """How far the first rows' results agree with those of the models in float32; None where that was not asked for.
 
     Args:
         dataset: The input of the job.
         setup: What its workers load.
         plan: What one of them gets.
     """
+    found = {name: _agreement_of_part(dataset, part, plan) for name, part in setup.parts.items()}
+    return Agreement.of_parts({name: own for name, own in found.items() if own is not None})
+
+
+def _agreement_of_part(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Agreement | None:
     if not setup.optimize.agreement_rows or not setup.optimize.changes_results(setup.model.config):
         return None
     if plan.application is not None:

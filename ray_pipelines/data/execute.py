@@ -23,6 +23,7 @@ from ray_pipelines.data.files import find_files
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.output import DEAD_LETTERS, RESULTS, schema_from_text, schema_to_text
 from ray_pipelines.data.pipeline import PipelineSpec
+from ray_pipelines.data.pipelines import PipelinesSpec
 from ray_pipelines.data.provenance import job_values, provenance
 from ray_pipelines.data.read import Input, read_dataset
 from ray_pipelines.data.reporting import saved_forecast, write_report
@@ -30,8 +31,9 @@ from ray_pipelines.data.resume import Commit, Remaining, remaining_units, withou
 from ray_pipelines.data.run_state import check_unchanged
 from ray_pipelines.data.sampling import RowSampler, place_of, rows_to_show, rows_to_verify
 from ray_pipelines.data.sinks import Sink
-from ray_pipelines.data.workers import ERROR_COLUMN
+from ray_pipelines.data.workers import ERROR_COLUMN, WorkerSetup
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
+from ray_pipelines.engine.hub import resolve_model
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
@@ -40,11 +42,12 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from ray_pipelines.data.lease import Lease
+    from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.run_state import Run
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.several import AnySetup
     from ray_pipelines.engine.hub import PinnedModel
 
-__all__ = ["execute", "job_error", "spec_of_job"]
+__all__ = ["execute", "job_error", "models_of_job", "setup_of_job", "spec_of_job"]
 
 ROWS_BEFORE_GIVING_UP = 1000
 WRITE_CPUS = 0.5
@@ -58,8 +61,15 @@ MAX_SAMPLES = 200
 OnProgress = Callable[[Progress], None]
 
 
-def spec_of_job(job: Job) -> PipelineSpec:
-    """The specification that a job file describes."""
+def spec_of_job(job: Job) -> PipelineSpec | PipelinesSpec:
+    """The specification that a job file describes, of one task or of several."""
+    if job.tasks:
+        return PipelinesSpec({name: spec_of_part(part) for name, part in job.parts.items()}, job.workers)
+    return spec_of_part(job)
+
+
+def spec_of_part(job: Job) -> PipelineSpec:
+    """The specification of a job of one task."""
     return PipelineSpec(
         task_name=job.task,
         model=job.model,
@@ -74,8 +84,17 @@ def spec_of_job(job: Job) -> PipelineSpec:
     )
 
 
+def models_of_job(job: Job) -> dict[str, PinnedModel]:
+    """Column of results: the model of its task, pinned.
+
+    Raises:
+        ModelLoadError: A model's name cannot be resolved.
+    """
+    return {name: resolve_model(spec_of_part(part).task.name, part.model) for name, part in job.parts.items()}
+
+
 def execute(
-    run: Run, job: Job, source: Input, model: PinnedModel, lease: Lease, on_progress: OnProgress | None
+    run: Run, job: Job, source: Input, models: Mapping[str, PinnedModel], lease: Lease, on_progress: OnProgress | None
 ) -> RunReport:
     """Runs what is left of a run, and writes its report and manifest.
 
@@ -83,7 +102,7 @@ def execute(
         run: The run.
         job: Its job.
         source: Its input.
-        model: Its model, pinned.
+        models: Its models, pinned, by their column of results.
         lease: The lease of its output.
         on_progress: Called after each block with what is done so far.
 
@@ -103,27 +122,27 @@ def execute(
     plan = spec.plan(nodes)
     units = remaining_units(run.inventory, run.ledger, run.only)
     rows = read_dataset(source, units, job)
-    setup = spec.worker_setup(source.inputs, plan, rows, _prediction_type(run, job))
+    setup = setup_of_job(spec, source, plan, rows, _prediction_type(run, job))
     setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
-    if units:
+    if units and isinstance(setup, WorkerSetup):
         most_rows = WAVE_BLOCKS * job.read.rows_per_block
         plan = plan_chunks(rows, setup, plan, nodes, run.inventory.num_rows, most_rows)
     if job.prediction_type == "infer" and run.record.result_type is None:
-        run.note_result_type(schema_to_text(pa.schema([(RESULT, setup.result_type)])))
-    schemas = _schemas(job, source, setup)
+        run.note_result_type(schema_to_text(pa.schema([(RESULT, setup.parts[job.output_column].result_type)])))
+    schemas = _schemas(source, setup)
     _check_schemas(run, schemas)
-    described = provenance(job, model, run.record.run_id)
+    described = provenance(job, models, run.record.run_id)
     writer = BlockWriter(
         output=run.output,
         sink=Sink(job.write, source.filesystem),
         kept_columns=source.kept_columns,
-        output_column=job.output_column,
+        output_columns=tuple(setup.parts),
         prefix=run.record.prefix,
         attempt=run.record.attempt,
         provenance=json.dumps(described, default=str),
         sampler=RowSampler(job.verify, run.inventory.num_rows, job.seed),
-        task=job.task,
-        model=job.model.name or "default",
+        task=described["task"],
+        model=", ".join(part.model.name or "default" for part in job.parts.values()),
     )
     progress = _progress_of(run, plan.describe(), plan.min_workers)
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
@@ -277,13 +296,26 @@ def _check_schemas(run: Run, schemas: Mapping[str, str]) -> None:
         )
 
 
-def _schemas(job: Job, source: Input, setup: WorkerSetup) -> dict[str, str]:
+def setup_of_job(
+    spec: PipelineSpec | PipelinesSpec,
+    source: Input,
+    plan: WorkerPlan,
+    rows: Dataset,
+    prediction_type: pa.DataType | Literal["infer"] | None = None,
+) -> AnySetup:
+    """What the workers of a job load."""
+    if isinstance(spec, PipelinesSpec):
+        return spec.worker_setup(source.inputs, plan, rows)
+    return spec.worker_setup(source.inputs[spec.output_column], plan, rows, prediction_type)
+
+
+def _schemas(source: Input, setup: AnySetup) -> dict[str, str]:
     """The columns of results and of dead letters, where there may be no file that shows them."""
     kept = [source.schema.field(name) for name in source.kept_columns]
     places = [pa.field(SOURCE_COLUMN, pa.string()), pa.field(ROW_COLUMN, pa.int64())]
     errors = pa.schema([*kept, *places, pa.field(ERROR_COLUMN, ERROR_TYPE)]).empty_table()
     letters = dead_letters(errors, source.kept_columns, 1).schema
-    results = pa.schema([*kept, pa.field(job.output_column, setup.result_type)])
+    results = pa.schema([*kept, *(pa.field(name, part.result_type) for name, part in setup.parts.items())])
     return {RESULTS: schema_to_text(results), DEAD_LETTERS: schema_to_text(letters)}
 
 

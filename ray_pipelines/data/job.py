@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_pipelines.config import Job
-from ray_pipelines.data.execute import execute, spec_of_job
+from ray_pipelines.config import Job, ModelConfig
+from ray_pipelines.data.execute import execute, models_of_job
 from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import Output
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
 from ray_pipelines.data.run_state import RunRecord, new_run_id, open_run, read_record
-from ray_pipelines.engine.hub import COMPONENTS, looks_like_path, resolve_model
+from ray_pipelines.engine.hub import COMPONENTS, looks_like_path
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.report.metrics import Progress, RunReport
 
@@ -56,7 +56,8 @@ def check_job(job: Job) -> Input:
     """
     problems: list[str] = []
     source = None
-    problems += _model_problems(job)
+    for name, part in job.parts.items():
+        problems += [f"tasks.{name}.{p}" if job.tasks else p for p in _model_problems(part)]
     try:
         source = describe_input(job)
     except ConfigError as error:
@@ -86,20 +87,31 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     start_ray()
     output, run_id = Output.of(job), new_run_id()
     with hold_lease(output.folder, run_id) as lease:
-        job = with_pinned_model(job, read_record(output))
-        model = resolve_model(spec_of_job(job).task.name, job.model)
-        run = open_run(job, source, configuration(job, source, model), output, run_id)
-        report = execute(run, job, source, model, lease, on_progress)
+        job = with_pinned_models(job, read_record(output))
+        models = models_of_job(job)
+        run = open_run(job, source, configuration(job, source, models), output, run_id)
+        report = execute(run, job, source, models, lease, on_progress)
     return JobResult(report, output)
 
 
-def with_pinned_model(job: Job, record: RunRecord | None) -> Job:
-    """The job with the commit that its model's branch pointed to when the unfinished run began."""
-    was = str((record.configuration if record else {}).get("model.name", ""))
-    name, _, commit = was.rpartition("@")
-    if not name or job.model.name not in (None, name) or job.model.revision is not None:
-        return job
-    return job.model_copy(update={"model": job.model.model_copy(update={"name": name, "revision": commit})})
+def with_pinned_models(job: Job, record: RunRecord | None) -> Job:
+    """The job with the commits that its models' branches pointed to when the unfinished run began."""
+    was = record.configuration if record else {}
+    if not job.tasks:
+        pinned = _pinned(job.model, was.get("model.name"))
+        return job if pinned is job.model else job.model_copy(update={"model": pinned})
+    several = {
+        name: one.model_copy(update={"model": _pinned(one.model, was.get(f"tasks.{name}.model.name"))})
+        for name, one in job.tasks.items()
+    }
+    return job.model_copy(update={"tasks": several})
+
+
+def _pinned(model: ModelConfig, was: str | None) -> ModelConfig:
+    name, _, commit = str(was or "").rpartition("@")
+    if not name or model.name not in (None, name) or model.revision is not None:
+        return model
+    return model.model_copy(update={"name": name, "revision": commit})
 
 
 def start_ray() -> None:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from ray_pipelines.config import Job
-from ray_pipelines.data.execute import job_error, spec_of_job
+from ray_pipelines.data.execute import job_error, setup_of_job, spec_of_job
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_unit, units_of_file
 from ray_pipelines.data.job import check_job, start_ray
 from ray_pipelines.data.read import Input, read_dataset
 from ray_pipelines.data.reporting import inputs_of, save_forecast
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.run_state import inventory_of
-from ray_pipelines.data.workers import ERROR_COLUMN, PipelineWorker
+from ray_pipelines.data.several import SeveralWorker, worker_class
+from ray_pipelines.data.workers import ERROR_COLUMN, WorkerSetup
 from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.forecast import Forecast
@@ -30,7 +31,7 @@ from ray_pipelines.report.samples import Sample
 
 if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.several import AnySetup
 
 __all__ = ["foretell", "plan_job", "sample_tables"]
 
@@ -63,16 +64,16 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     start_ray()
     from ray_pipelines.data.chunking import plan_chunks
     from ray_pipelines.data.nodes import cluster_nodes
-    from ray_pipelines.data.resources import plan_workers
 
     spec, nodes = spec_of_job(job), cluster_nodes()
-    workers = plan_workers(job.workers, spec.planned_task(), nodes)
+    workers = spec.plan(nodes)
     inventory = inventory_of(job, source)
     known = inventory.num_rows
     rows = read_dataset(source, [Remaining(unit) for unit in inventory.all_units], job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
-    setup = spec.worker_setup(source.inputs, workers, rows, prediction_type)
-    workers = plan_chunks(rows, setup, workers, nodes, known)
+    setup = setup_of_job(spec, source, workers, rows, prediction_type)
+    if isinstance(setup, WorkerSetup):
+        workers = plan_chunks(rows, setup, workers, nodes, known)
     trial, results = _try(dataclasses.replace(setup, is_counted=True), workers, tables, num_rows)
     total = known if known is not None else _estimated_rows(source, tables, job)
     forecast = foretell(trial, workers, total, sum(node.num_cpus for node in nodes))
@@ -142,8 +143,9 @@ def foretell(trial: Trial, workers: WorkerPlan, num_rows: int | None, num_cpus: 
 class _TrialWorker:
     """A worker that times itself."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        self._worker = PipelineWorker(setup)
+    def __init__(self, setup: AnySetup) -> None:
+        make: Any = worker_class(setup)
+        self._worker = make(setup)
 
     def loaded(self) -> bool:
         """Answers once the model is there."""
@@ -151,28 +153,29 @@ class _TrialWorker:
 
     def run(self, tables: Sequence[pa.Table]) -> dict[str, Any]:
         """What the tables took, one by one, and what memory was used; the first one warms up and does not count."""
-        runner = self._worker.runner
         outputs, seconds = [self._worker(tables[0])], []
-        before = runner.counters.copy()
+        before = self._worker.counters
         for table in tables[1:]:
             start_s = time.perf_counter()
             outputs.append(self._worker(table))
             seconds.append(time.perf_counter() - start_s)
-        column = self._worker.setup.output_column
-        model = runner.steps.pipe.model
-        peak, total = _memory(str(runner.steps.pipe.device))
+        columns = list(self._worker.setup.parts)
+        pipes = [runner.steps.pipe for runner in self._worker.runners.values()]
+        peak, total = _memory(str(pipes[0].device))
+        weights = [each for pipe in pipes for each in pipe.model.parameters()]
+        results = [row for output in outputs for row in output.select(columns).to_pylist()]
         return {
             "seconds": seconds,
-            "counters": runner.counters.since(before),
-            "results": [value for output in outputs for value in output[column].to_pylist()],
+            "counters": self._worker.counters.since(before),
+            "results": results if isinstance(self._worker, SeveralWorker) else [row[columns[0]] for row in results],
             "errors": [error for output in outputs for error in output[ERROR_COLUMN].to_pylist() if error],
-            "weight_bytes": sum(each.numel() * each.element_size() for each in model.parameters()),
+            "weight_bytes": sum(each.numel() * each.element_size() for each in weights),
             "peak_bytes": peak,
             "total_bytes": total,
         }
 
 
-def _try(setup: WorkerSetup, workers: WorkerPlan, tables: Sequence[pa.Table], num_rows: int) -> tuple[Trial, list[Any]]:
+def _try(setup: AnySetup, workers: WorkerPlan, tables: Sequence[pa.Table], num_rows: int) -> tuple[Trial, list[Any]]:
     """The tables on a worker of the planned size; also the results.
 
     Raises:
@@ -220,7 +223,7 @@ def _samples(tables: Sequence[pa.Table], results: Sequence[Any], job: Job, sourc
     for index in chosen:
         row = everything.slice(index, 1)
         place = f"{row[SOURCE_COLUMN][0].as_py()}#{row[ROW_COLUMN][0].as_py()}"
-        samples.append(Sample(place, inputs_of(row, job, source), results[index]))
+        samples.append(Sample(place, inputs_of(row, job, source), results[index], bool(job.tasks)))
     return tuple(samples)
 
 

@@ -27,16 +27,11 @@ __all__ = ["configuration", "job_values", "provenance", "versions"]
 LIBRARIES = ("ray", "torch", "transformers", "pyarrow")
 
 
-def configuration(job: Job, source: Input, model: PinnedModel) -> dict[str, Any]:
+def configuration(job: Job, source: Input, models: Mapping[str, PinnedModel]) -> dict[str, Any]:
     """Everything that determines what a run writes, by name; how fast it does so is not part of it."""
     values: dict[str, Any] = {
-        "task": job.task,
-        **model_identity(model, job.optimize),
-        "parameters": job.parameters,
-        "inputs": source.inputs,
         "seed": job.seed,
         "limits": job.limits.model_dump(mode="json"),
-        "output_column": job.output_column,
         "prediction_type": job.prediction_type,
         "read.path": list(job.read.paths),
         "read.format": source.read_format,
@@ -45,29 +40,56 @@ def configuration(job: Job, source: Input, model: PinnedModel) -> dict[str, Any]
         "columns": list(source.kept_columns),
         "write.format": job.write.format,
     }
-    if job.model.pipeline_class:
-        values["model.pipeline_class code"] = code_of_class(job.model.pipeline_class)
+    for name, part in job.parts.items():
+        own = _of_part(part, source.inputs[name], models[name])
+        values |= {f"tasks.{name}.{key}": value for key, value in own.items()} if job.tasks else own
     plain = json.loads(json.dumps(values, default=_plain))
     assert isinstance(plain, dict)
     return plain
 
 
-def provenance(job: Job, model: PinnedModel, run_id: str) -> dict[str, Any]:
+def _of_part(job: Job, inputs: Mapping[str, Any], model: PinnedModel) -> dict[str, Any]:
+    """What determines the results of one task."""
+    values: dict[str, Any] = {
+        "task": job.task,
+        **model_identity(model, job.optimize),
+        "parameters": job.parameters,
+        "inputs": inputs,
+        "output_column": job.output_column,
+    }
+    if job.model.pipeline_class:
+        values["model.pipeline_class code"] = code_of_class(job.model.pipeline_class)
+    return values
+
+
+def provenance(job: Job, models: Mapping[str, PinnedModel], run_id: str) -> dict[str, Any]:
     """What stands in the metadata of every output file."""
-    commits = {name: part.commit for name, part in model.sources.items() if part.commit}
+    parts = {name: _origin_of_part(part, models[name]) for name, part in job.parts.items()}
+    if job.tasks:
+        names = {key: ", ".join(str(part[key]) for part in parts.values()) for key in ("task", "model")}
+        origin = {**names, "tasks": parts}
+    else:
+        (origin,) = parts.values()
     return {
         "run_id": run_id,
-        "task": job.task,
-        "model": str(model),
-        "model_commits": commits,
-        "parameters": job.parameters,
-        "dtype": job.model.dtype,
-        "attn_implementation": job.model.attn_implementation,
-        "optimize": list(job.optimize.names),
+        **origin,
         "seed": job.seed,
         "workers": f"serve://{job.workers.serve}" if job.workers.serve else "own",
         "job_sha256": hashlib.sha256(json.dumps(job_values(job), sort_keys=True).encode()).hexdigest(),
         "versions": versions(),
+    }
+
+
+def _origin_of_part(job: Job, model: PinnedModel) -> dict[str, Any]:
+    """What the results of one task come from."""
+    return {
+        "task": job.task,
+        "model": str(model),
+        "model_commits": {name: part.commit for name, part in model.sources.items() if part.commit},
+        "parameters": job.parameters,
+        "dtype": job.model.dtype,
+        "attn_implementation": job.model.attn_implementation,
+        "optimize": list(job.optimize.names),
     }
 
 

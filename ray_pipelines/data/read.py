@@ -52,7 +52,7 @@ class Input:
         read_format: Format of the files.
         files: The files.
         schema: The columns to read.
-        inputs: Input of the task: column, or a value for all rows.
+        inputs: Column of results: input of its task: column, or a value for all rows.
         kept_columns: Columns of the input that stand beside the prediction.
         filesystem: How the files are reached.
     """
@@ -60,7 +60,7 @@ class Input:
     read_format: ReadFormat
     files: tuple[SourceFile, ...]
     schema: pa.Schema
-    inputs: dict[str, Any]
+    inputs: dict[str, dict[str, Any]]
     kept_columns: tuple[str, ...]
     filesystem: FilesystemConfig
 
@@ -76,14 +76,22 @@ def describe_input(job: Job) -> Input:
     Raises:
         ConfigError: One line per problem: no files, no such column, an output column that is there already.
     """
-    task = tasks.resolve(job.task, has_own_pipeline=True)
     filesystem = job.read_filesystem
     read_format, files = find_files(job.read, filesystem)
-    mapped, _ = split_inputs(job.inputs)
-    texts = [mapped.get(f.name, f.name) for f in task.inputs if f.modality in ("text", "chat")]
+    parts = {name: (part, tasks.resolve(part.task, has_own_pipeline=True)) for name, part in job.parts.items()}
+    texts = [
+        split_inputs(part.inputs)[0].get(f.name, f.name)
+        for part, task in parts.values()
+        for f in task.inputs
+        if f.modality in ("text", "chat")
+    ]
     schema = sample_schema(files, read_format, texts, filesystem)
-    inputs = job.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
-    problems = input_problems(task, inputs, schema.names)
+    inputs: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for name, (part, task) in parts.items():
+        own = part.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
+        inputs[name] = dict(own)
+        problems += [f"tasks.{name}.{p}" if job.tasks else p for p in input_problems(task, own, schema.names)]
     for where, columns in (("read.columns", job.read.columns), ("write.columns", job.write.columns)):
         problems += [
             f'{where}: the dataset has no column "{name}".{did_you_mean(name, schema.names)} It has: '
@@ -91,22 +99,23 @@ def describe_input(job: Job) -> Input:
             for name in columns or ()
             if name not in schema.names
         ]
-    for added in (job.output_column, "error"):
+    for added in (*parts, "error"):
         if added in schema.names:
+            where = f"tasks.{added}" if added in job.tasks else "output_column"
             problems.append(
-                f'output_column: the dataset already has a column "{added}". Rename it, leave it out with '
-                "write.columns, or choose another output_column."
+                f'{where}: the dataset already has a column "{added}". Rename it, leave it out with '
+                f"write.columns, or choose another name for the results."
             )
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
     if problems:
         raise ConfigError(problems)
-    wanted = {*split_inputs(inputs)[0].values(), *kept}
+    wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}
     return Input(
         read_format=read_format,
         files=tuple(files),
         schema=pa.schema([column for column in schema if column.name in wanted]),
-        inputs=dict(inputs),
+        inputs=inputs,
         kept_columns=tuple(name for name in schema.names if name in kept),
         filesystem=filesystem,
     )

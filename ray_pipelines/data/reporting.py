@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ray_pipelines.data.read import Input
     from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.several import AnySetup
 
 __all__ = ["save_forecast", "saved_forecast", "write_report"]
 
@@ -41,7 +41,7 @@ def write_report(
     job: Job,
     samples: Sequence[Mapping[str, Any]],
     source: Input,
-    setup: WorkerSetup,
+    setup: AnySetup,
     plan: WorkerPlan,
     output: Output,
 ) -> RunReport:
@@ -71,16 +71,22 @@ def samples_to_show(job: Job, source: Input, samples: Sequence[Mapping[str, Any]
     found = []
     for row in read_places(source, chosen):
         place = (row[SOURCE_COLUMN][0].as_py(), row[ROW_COLUMN][0].as_py())
-        result = prediction_of(chosen[place])
-        found.append(Sample(f"{place[0]}#{place[1]}", inputs_of(row, job, source), result))
+        result = prediction_of(chosen[place], bool(job.tasks))
+        found.append(Sample(f"{place[0]}#{place[1]}", inputs_of(row, job, source), result, bool(job.tasks)))
     return sorted(found, key=lambda sample: sample.place)
 
 
 def inputs_of(row: pa.Table, job: Job, source: Input) -> dict[str, Any]:
     """The inputs of one row as people look at them; those that cannot be decoded as errors."""
-    task = tasks.resolve(job.task, has_own_pipeline=True)
-    modalities = {field.name: field.modality for field in task.inputs}
-    values = {name: row[column][0].as_py() for name, column in split_inputs(source.inputs)[0].items()}
+    modalities: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for column_of_results, part in job.parts.items():
+        task = tasks.resolve(part.task, has_own_pipeline=True)
+        for name, column in split_inputs(source.inputs[column_of_results])[0].items():
+            # Several tasks may call one column differently, or look at different ones.
+            shown = column if job.tasks else name
+            values[shown] = row[column][0].as_py()
+            modalities[shown] = next((field.modality for field in task.inputs if field.name == name), "any")
     fields = next(fetched([values], modalities, job.limits, source.filesystem))
     if isinstance(fields, RowError):
         return {"input": str(fields)}

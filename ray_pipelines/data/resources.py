@@ -67,6 +67,7 @@ class WorkerPlan:
         application: The Serve application whose replicas run the rows; the one worker only sends them.
         num_replicas: Its replicas.
         num_calls: Blocks of rows that are sent at a time at most.
+        num_models: Models that each worker holds.
     """
 
     stages: Literal["fused", "split"]
@@ -80,6 +81,7 @@ class WorkerPlan:
     application: str | None = None
     num_replicas: int = 0
     num_calls: int = 1
+    num_models: int = 1
 
     @property
     def ray_options(self) -> dict[str, Any]:
@@ -99,7 +101,8 @@ class WorkerPlan:
         )
         kind = self.placement.get("accelerator_type")
         gpus = f", {self.num_gpus:g} {f'{kind} ' if kind else ''}GPU" if self.num_gpus else ""
-        workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads)"
+        models = f", {self.num_models} models" if self.num_models > 1 else ""
+        workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads{models})"
         if self.chunks is None:
             return f"{workers}, {self.stages} stages"
         if self.chunks.mode == "groupby":

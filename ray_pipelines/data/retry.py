@@ -14,7 +14,7 @@ from typing import Any
 from pyroaring import BitMap64
 
 from ray_pipelines.config import FilesystemConfig, Job
-from ray_pipelines.data.execute import execute, spec_of_job
+from ray_pipelines.data.execute import execute, models_of_job
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
@@ -22,7 +22,6 @@ from ray_pipelines.data.output import RESULTS, Output, RunOutput, read_output, s
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
 from ray_pipelines.data.run_state import new_run_id, open_retry
-from ray_pipelines.engine.hub import resolve_model
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.job_file import apply_override, validate_job
 from ray_pipelines.report.metrics import Progress
@@ -50,10 +49,17 @@ def job_of_retry(path: str, overrides: Sequence[str] = (), filesystem: Filesyste
     values["write"] = {**values["write"], "path": output.path}
     for override in overrides:
         key = override.partition("=")[0]
-        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
+        if _is_fixed(key):
             raise ConfigError(f"--set {key}: cannot be changed by a retry, as its results join those of the run.")
         apply_override(values, override)
     return validate_job(values)
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a setting decides what stands beside the healed rows: also which tasks there are, of several."""
+    first, *others = key.split(".")
+    is_of_tasks = first == "tasks" and (len(others) < 2 or others[1] == "task")
+    return is_of_tasks or any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
 
 
 def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> JobResult | None:
@@ -77,14 +83,14 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
     rows = _rows(before, inventory)
     _check_sources(inventory, source, rows)
     schema = schema_from_text(before.manifest["schemas"][RESULTS])
-    kept = tuple(name for name in schema.names if name != job.output_column)
+    kept = tuple(name for name in schema.names if name not in job.parts)
     source = dataclasses.replace(source, kept_columns=kept)
     start_ray()
     run_id = new_run_id()
     with hold_lease(output.folder, run_id) as lease:
-        model = resolve_model(spec_of_job(job).task.name, job.model)
-        run = open_retry(before.manifest, rows, inventory, configuration(job, source, model), output, run_id)
-        report = execute(run, job, source, model, lease, on_progress)
+        models = models_of_job(job)
+        run = open_retry(before.manifest, rows, inventory, configuration(job, source, models), output, run_id)
+        report = execute(run, job, source, models, lease, on_progress)
     return JobResult(report, output)
 
 

@@ -21,7 +21,16 @@ from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_unit, uni
 from ray_pipelines.data.read import Input
 from ray_pipelines.errors import RowError, attempt
 
-__all__ = ["SAMPLES_TYPE", "RowSampler", "place_of", "read_places", "rows_to_show", "rows_to_verify"]
+__all__ = [
+    "SAMPLES_TYPE",
+    "RowSampler",
+    "place_of",
+    "prediction_of",
+    "predictions_of",
+    "read_places",
+    "rows_to_show",
+    "rows_to_verify",
+]
 
 NUM_SHOWN = 12
 MAX_SHOWN_ROW = 4096
@@ -51,7 +60,7 @@ class RowSampler:
     num_rows_expected: int | None
     seed: int
 
-    def sample(self, results: pa.Table, output_column: str) -> list[dict[str, Any]]:
+    def sample(self, results: pa.Table, output_columns: Sequence[str]) -> list[dict[str, Any]]:
         """The chosen ones of `results`, as `SAMPLES_TYPE` holds them."""
         places = zip(results[SOURCE_COLUMN].to_pylist(), results[ROW_COLUMN].to_pylist(), strict=True)
         keys = [_key(source, row, self.seed) for source, row in places]
@@ -62,7 +71,7 @@ class RowSampler:
         chosen = order[:2] + [index for index in order[2 : self.num_verified] if keys[index] < limit]
         samples = []
         for index in chosen:
-            prediction = _stream(results.select([output_column]).slice(index, 1))
+            prediction = _stream(results.select(list(output_columns)).slice(index, 1))
             if len(prediction) <= MAX_PREDICTION_BYTES:
                 place = {"source": results[SOURCE_COLUMN][index].as_py(), "row": results[ROW_COLUMN][index].as_py()}
                 samples.append({"key": keys[index], **place, "prediction": prediction})
@@ -86,9 +95,17 @@ def place_of(sample: Mapping[str, Any]) -> tuple[str, int]:
     return sample["source"], sample["row"]
 
 
-def prediction_of(sample: Mapping[str, Any]) -> Any:
-    """The result of a chosen row, as Python values."""
-    return pa.ipc.open_stream(pa.py_buffer(sample["prediction"])).read_all().column(0)[0].as_py()
+def predictions_of(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a chosen row by column, as Python values."""
+    (row,) = pa.ipc.open_stream(pa.py_buffer(sample["prediction"])).read_all().to_pylist()
+    assert isinstance(row, dict)
+    return row
+
+
+def prediction_of(sample: Mapping[str, Any], is_several: bool = False) -> Any:
+    """The result of a chosen row; of a job of several tasks, all results by column."""
+    found = predictions_of(sample)
+    return found if is_several else next(iter(found.values()))
 
 
 def read_places(source: Input, places: Iterable[tuple[str, int]]) -> Iterator[pa.Table]:

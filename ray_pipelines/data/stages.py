@@ -11,9 +11,11 @@ from ray.data.expressions import monotonically_increasing_id
 from ray_pipelines.data.chunks import ROW_ID_COLUMN, ChunkWorker, explode_table, implode_table
 from ray_pipelines.data.prepare import prepare_dataset
 from ray_pipelines.data.resources import TASK_CPUS
+from ray_pipelines.data.several import AnySetup, worker_class
 from ray_pipelines.data.workers import (
     ForwardWorker,
     PipelineWorker,
+    WorkerSetup,
     postprocess_table,
     preprocess_table,
 )
@@ -21,7 +23,6 @@ from ray_pipelines.errors import ConfigError, RowError, attempt
 
 if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
 
 __all__ = ["apply_stages", "inferred_type"]
 
@@ -29,12 +30,13 @@ SAMPLE_ROWS = 16
 TASKS_IN_FLIGHT = 4
 
 
-def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Dataset:
+def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset:
     """The dataset through the pipeline's stages: one fused stage; CPU, forward and CPU stages; or those of chunks."""
     # Ray fuses a stage into an actor stage of equal resources, which would make the split one again.
     num_cpus = TASK_CPUS if plan.num_gpus or plan.num_cpus != TASK_CPUS else TASK_CPUS - 0.01
-    dataset, setup = prepare_dataset(dataset, setup, {"num_cpus": num_cpus})
-    if plan.application is not None:
+    if isinstance(setup, WorkerSetup):
+        dataset, setup = prepare_dataset(dataset, setup, {"num_cpus": num_cpus})
+    if plan.application is not None and isinstance(setup, WorkerSetup):
         from ray_pipelines.data.serve_stage import serve_stage
 
         return serve_stage(dataset, setup, plan)
@@ -50,7 +52,7 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
         **plan.ray_options,
         "fn_constructor_kwargs": {"setup": setup},
     }
-    window: dict[str, Any] = {"batch_size": setup.batch.rows_per_call, "batch_format": "pyarrow"}
+    window: dict[str, Any] = {"batch_size": setup.rows_per_call, "batch_format": "pyarrow"}
     chunks = plan.chunks
     if chunks is not None and chunks.rows_per_task is not None:
         # A block is never divided among workers or tasks.
@@ -58,11 +60,12 @@ def apply_stages(dataset: Dataset, setup: WorkerSetup, plan: WorkerPlan) -> Data
             dataset = dataset.with_column(ROW_ID_COLUMN, monotonically_increasing_id())
         dataset = dataset.repartition(target_num_rows_per_block=chunks.rows_per_task)
     if plan.stages == "fused" and (chunks is None or chunks.mode == "in_worker"):
-        predicted = dataset.map_batches(PipelineWorker, **window, **workers)
+        predicted = dataset.map_batches(worker_class(setup), **window, **workers)
         if setup.is_counted:
             return predicted
         # Done parts of a large block go on at once (Ray makes both one operator); the blocks of a job are its files.
-        return predicted.repartition(target_num_rows_per_block=setup.batch.rows_per_call)
+        return predicted.repartition(target_num_rows_per_block=setup.rows_per_call)
+    assert isinstance(setup, WorkerSetup)
     on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
     if chunks is not None and chunks.mode == "groupby":
         return (

@@ -118,7 +118,11 @@ def submit(
             "py_modules": [str(Path(ray_pipelines.__file__).parent)],
             "excludes": list(NOT_UPLOADED),
         }
-        metadata = {"job_file": name, "task": job.task, "ray_pipelines": ray_pipelines.__version__}
+        metadata = {
+            "job_file": name,
+            "task": ", ".join(part.task for part in job.parts.values()),
+            "ray_pipelines": ray_pipelines.__version__,
+        }
         deadline_s = time.monotonic() + AGENT_TIMEOUT_S
         while True:
             try:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ray_pipelines.arrow import results_to_arrow
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
-from ray_pipelines.data.sampling import place_of, prediction_of, read_places, rows_to_verify
+from ray_pipelines.data.sampling import place_of, predictions_of, read_places, rows_to_verify
 from ray_pipelines.data.workers import items_of_table
 from ray_pipelines.errors import RowError, attempt
 from ray_pipelines.optimize import OptimizeConfig, in_float32
@@ -24,6 +24,7 @@ from ray_pipelines.report.agreement import Agreement
 if TYPE_CHECKING:
     from ray_pipelines.data.read import Input
     from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.several import AnySetup
     from ray_pipelines.data.workers import WorkerSetup
 
 __all__ = ["agreement_of_rows", "certify"]
@@ -32,8 +33,8 @@ REFERENCE = "transformers alone, float32"
 
 
 def certify(
-    count: int, samples: Sequence[Mapping[str, Any]], source: Input, setup: WorkerSetup, plan: WorkerPlan
-) -> Agreement:
+    count: int, samples: Sequence[Mapping[str, Any]], source: Input, setup: AnySetup, plan: WorkerPlan
+) -> Agreement | None:
     """How far `count` results that were written agree with the plain pipeline.
 
     Args:
@@ -49,12 +50,18 @@ def certify(
     inputs, results = [], []
     for row in read_places(source, chosen):
         inputs.append(row)
-        results.append(prediction_of(chosen[row[SOURCE_COLUMN][0].as_py(), row[ROW_COLUMN][0].as_py()]))
+        results.append(predictions_of(chosen[row[SOURCE_COLUMN][0].as_py(), row[ROW_COLUMN][0].as_py()]))
     if not inputs:
         return Agreement.unknown("no row has a result")
+    rows = pa.concat_tables(inputs)
     worker = ray.remote(agreement_of_rows).options(**plan.ray_options, max_retries=0)
-    found = attempt("forward", lambda: ray.get(worker.remote(pa.concat_tables(inputs), results, setup)))
-    return Agreement.unknown(_last_line(found)) if isinstance(found, RowError) else found
+
+    def of_part(name: str, part: WorkerSetup) -> Agreement:
+        own = [result[name] for result in results]
+        found = attempt("forward", lambda: ray.get(worker.remote(rows, own, part)))
+        return Agreement.unknown(_last_line(found)) if isinstance(found, RowError) else found
+
+    return Agreement.of_parts({name: of_part(name, part) for name, part in setup.parts.items()})
 
 
 def agreement_of_rows(table: pa.Table, results: Sequence[Any], setup: WorkerSetup) -> Agreement:

@@ -30,6 +30,7 @@ from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
 from ray_pipelines.engine.process import prepare_process
+from ray_pipelines.engine.watch import Watch
 from ray_pipelines.errors import RowError, attempt
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ __all__ = [
     "ForwardWorker",
     "PipelineWorker",
     "WorkerSetup",
+    "field_value",
     "postprocess_table",
     "preprocess_table",
+    "watched_results",
 ]
 
 ERROR_COLUMN = "error"
@@ -122,12 +125,22 @@ class WorkerSetup:
     application: ApplicationSetup | None = None
     has_items: bool = False
 
+    @property
+    def parts(self) -> dict[str, WorkerSetup]:
+        """Column of results: the setup of that task; one here, several in `SeveralSetup`."""
+        return {self.output_column: self}
+
+    @property
+    def rows_per_call(self) -> int:
+        """Rows that a worker is handed at once."""
+        return self.batch.rows_per_call
+
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
         return table.select(sorted(set(self.inputs.values()))) if self.inputs else table
 
-    def load(self, *, weights: bool = True) -> Runner:
-        """The runner of this setup, on this process's device."""
+    def load(self, *, weights: bool = True, watch: Watch | None = None) -> Runner:
+        """The runner of this setup, on this process's device; watched by a watchdog of its own, or by `watch`."""
         prepare_process()
         import torch
 
@@ -147,7 +160,7 @@ class WorkerSetup:
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         loading = {"device": self.device, "weights": weights, "offline": True}
         runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, self.optimize, **loading)
-        runner.watch = Watchdog(self.timeout_s)
+        runner.watch = watch if watch is not None else Watchdog(self.timeout_s)
         return runner
 
     def load_without_weights(self) -> Runner:
@@ -174,6 +187,16 @@ class PipelineWorker:
         with self._clock.working(self.runner.counters):
             output = with_results(table, self._results(table), self.setup)
         return counted(output, self.runner.counters.since(before), self.setup)
+
+    @property
+    def counters(self) -> Counters:
+        """What has been counted so far."""
+        return self.runner.counters.copy()
+
+    @property
+    def runners(self) -> Mapping[str, Runner]:
+        """Column of results: its runner."""
+        return {self.setup.output_column: self.runner}
 
     def _results(self, table: pa.Table) -> list[Any]:
         def run(rows: Sequence[int]) -> Iterator[Any]:
@@ -264,7 +287,7 @@ def fields_of_table(
         if read_errors is not None and read_errors[row].is_valid:
             yield RowError(**read_errors[row].as_py())
             continue
-        fields = {**setup.constants, **{name: _value(column[row]) for name, column in columns.items()}}
+        fields = {**setup.constants, **{name: field_value(column[row]) for name, column in columns.items()}}
         if setup.has_items:
             item = attempt("decode", partial(pickle.loads, table[ITEM_COLUMN][row].as_py()))
             if isinstance(item, RowError):
@@ -289,7 +312,8 @@ def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Se
             yield attempt("decode", partial(runner.watch.run, "decode", [place], decode))
 
 
-def _value(scalar: Any) -> Any:
+def field_value(scalar: Any) -> Any:
+    """A value of a column as tasks take it."""
     value = scalar.as_py()
     return value.to_numpy() if hasattr(value, "to_numpy") else value
 
@@ -318,13 +342,20 @@ def results_of_rows(
         stage: Name of the stage.
         run: Gives the results of some rows, in order.
     """
+    assert isinstance(runner.watch, Watchdog)
+    return watched_results(runner.watch, table, stage, run)
+
+
+def watched_results(
+    watch: Watchdog, table: pa.Table, stage: str, run: Callable[[Sequence[int]], Iterable[Any]]
+) -> list[Any]:
+    """As `results_of_rows`, by the watchdog that is told of the steps."""
     from ray_pipelines.engine.memory import DeviceLost
 
-    assert isinstance(runner.watch, Watchdog)
     try:
-        return runner.watch.results(table, stage, run)
+        return watch.results(table, stage, run)
     except DeviceLost as error:
-        runner.watch.blame_last()
+        watch.blame_last()
         logging.getLogger(__name__).error("The device is lost, the worker starts anew: %s", error)
         logging.shutdown()
         os._exit(1)

@@ -54,7 +54,7 @@ class BlockWriter:
         output: Where to.
         sink: What files look like.
         kept_columns: Columns of the input to write.
-        output_column: The column of results.
+        output_columns: The columns of results.
         prefix: Begins the names of all files of a run.
         attempt: Which attempt at its rows the run is: 1, and one more at each retry.
         provenance: JSON for the metadata of the files.
@@ -65,7 +65,7 @@ class BlockWriter:
     output: Output
     sink: Sink
     kept_columns: tuple[str, ...]
-    output_column: str
+    output_columns: tuple[str, ...]
     prefix: str
     attempt: int
     provenance: str
@@ -106,7 +106,7 @@ def write_block(table: pa.Table, writer: BlockWriter) -> pa.Table:
         raise JobError(f"write: expected every row once; got {table.num_rows - len(rows)} row(s) twice in one block.")
     failed = pc.is_valid(table[ERROR_COLUMN])
     done = table.filter(pc.invert(failed))
-    results = done.select([*writer.kept_columns, writer.output_column])
+    results = done.select([*writer.kept_columns, *writer.output_columns])
     errors = table.filter(failed)
     name = block_name(rows)
     found = reasons(errors)
@@ -127,7 +127,7 @@ def write_block(table: pa.Table, writer: BlockWriter) -> pa.Table:
         "errors": [{"reason": reason, "count": count} for reason, count in found.most_common()],
         "counters": counters.to_json(),
         "commit": commit.to_json(),
-        "samples": writer.sampler.sample(done, writer.output_column),
+        "samples": writer.sampler.sample(done, writer.output_columns),
         "written_s": time.time(),
     }
     return pa.Table.from_pylist([stats], schema=BLOCK_STATS)

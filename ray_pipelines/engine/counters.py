@@ -44,6 +44,7 @@ class Counters:
         dtype: Precision of the model, as it runs.
         device: Where it runs.
         cheaper: The setting that would make it faster there, from float32.
+        parts: Of several tasks in one job: name of each: what of these counts is its own.
     """
 
     num_forwards: int = 0
@@ -74,6 +75,7 @@ class Counters:
     dtype: str = ""
     device: str = ""
     cheaper: str = ""
+    parts: dict[str, Counters] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def sum(cls, counters: Iterable[Counters]) -> Counters:
@@ -88,15 +90,38 @@ class Counters:
         return total
 
     @classmethod
+    def of_parts(cls, shared: Counters, parts: Mapping[str, Counters]) -> Counters:
+        """What several tasks of a worker have cost, each by its runner, and what it has cost to serve them all.
+
+        >>> parts = {"a": Counters(cost=2, cost_unit="tokens"), "b": Counters(cost=3, cost_unit="pixels")}
+        >>> total = Counters.of_parts(Counters(decode_s=1.0), parts)
+        >>> total.cost, total.cost_unit, total.decode_s, total.parts["b"].cost
+        (5, 'tokens and pixels', 1.0, 3)
+        """
+        total = cls.sum([*parts.values(), shared])
+        for name in ("cost_unit", "dtype", "device"):
+            found = dict.fromkeys(getattr(one, name) for one in parts.values())
+            setattr(total, name, " and ".join(filter(None, found)))
+        total.budget = total.max_size = 0
+        for name, one in parts.items():
+            total.parts[name] = own = one.copy()
+            own.worker_s = own.preprocess_s + own.forward_s + own.postprocess_s
+        return total
+
+    @classmethod
     def from_json(cls, text: str) -> Counters:
         """What `to_json` was called on."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        values["parts"] = {name: cls(**own) for name, own in values.get("parts", {}).items()}
+        return cls(**values)
 
     def add(self, other: Counters) -> None:
         """Adds what `other` counts, and takes over its state of the batches."""
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, dict):
+            if field.name == "parts":
+                self.parts = {name: Counters.sum(self._own(name) + other._own(name)) for name in {**mine, **theirs}}
+            elif isinstance(mine, dict):
                 setattr(self, field.name, {key: mine.get(key, 0) + theirs.get(key, 0) for key in {**mine, **theirs}})
             elif field.name not in STATE:
                 setattr(self, field.name, mine + theirs)
@@ -105,12 +130,13 @@ class Counters:
 
     def since(self, earlier: Counters) -> Counters:
         """What was counted after `earlier` was copied, with the state of now."""
-        return Counters(
-            **{
-                name: value if name in STATE else _less(value, getattr(earlier, name))
-                for name, value in dataclasses.asdict(self).items()
-            }
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "parts"}
+        less = {name: v if name in STATE else _less(v, getattr(earlier, name)) for name, v in values.items()}
+        parts = {name: own.since(earlier.parts.get(name, Counters())) for name, own in self.parts.items()}
+        return Counters(**less, parts=parts)
+
+    def _own(self, part: str) -> list[Counters]:
+        return [self.parts[part]] if part in self.parts else []
 
     def of_forwards(self) -> Counters:
         """What concerns forwards alone.
@@ -137,11 +163,16 @@ class Counters:
 
     def copy(self) -> Counters:
         """The counters as they are now."""
-        return dataclasses.replace(self, cost_counts=dict(self.cost_counts))
+        parts = {name: own.copy() for name, own in self.parts.items()}
+        return dataclasses.replace(self, cost_counts=dict(self.cost_counts), parts=parts)
 
     def to_json(self) -> str:
         """The counters that are not zero, as one line of JSON."""
-        return json.dumps({name: value for name, value in dataclasses.asdict(self).items() if value})
+        return json.dumps(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        values = {field.name: value for field in dataclasses.fields(self) if (value := getattr(self, field.name))}
+        return {**values, **({"parts": {name: own._plain() for name, own in self.parts.items()}} if self.parts else {})}
 
     @property
     def step_seconds(self) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ import contextlib
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -108,9 +108,14 @@ class Steps:
 
     # --- rows to items
 
-    def item_of_fields(self, fields: Mapping[str, Any]) -> Any:
-        """What `preprocess` takes, from the fields of a row; or the `RowError` of a field that cannot be decoded."""
-        return attempt("decode", lambda: self.task.to_item(self._decoded(fields)))
+    def item_of_fields(self, fields: Mapping[str, Any], decode: Callable[..., Any] = media.decode) -> Any:
+        """What `preprocess` takes, from the fields of a row; or the `RowError` of a field that cannot be decoded.
+
+        Args:
+            fields: Name: value.
+            decode: Takes the place of `media.decode`.
+        """
+        return attempt("decode", lambda: self.task.to_item(self._decoded(fields, decode)))
 
     def item_of_input(self, item: Any) -> Any:
         """What `preprocess` takes, from an item such as `transformers` takes."""
@@ -121,7 +126,7 @@ class Steps:
             return self.item_of_fields({name: value for name, value in item.items() if value is not None})
         return self.item_of_fields({first.name: item})
 
-    def _decoded(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _decoded(self, fields: Mapping[str, Any], decode: Callable[..., Any]) -> dict[str, Any]:
         decoded: dict[str, Any] = {}
         for name, value in fields.items():
             known = self.task.field(name)
@@ -131,7 +136,7 @@ class Steps:
                 continue
             if known.modality == "audio" and "sampling_rate" in fields and not isinstance(value, dict | bytes | str):
                 value = {"array": value, "sampling_rate": fields["sampling_rate"]}
-            decoded[name] = media.decode(value, known.modality, self.limits, self.sampling_rate)
+            decoded[name] = decode(value, known.modality, self.limits, self.sampling_rate)
         for name in self.task.required_inputs:
             if name not in decoded:
                 raise InvalidInput(f"{name}: is required by {self.task.name}; the row does not have it.")

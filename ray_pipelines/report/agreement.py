@@ -61,6 +61,25 @@ class Agreement:
         )
 
     @classmethod
+    def of_parts(cls, parts: Mapping[str, Agreement]) -> Agreement | None:
+        """The agreement over all tasks of a job: rows of each are counted; None without any.
+
+        >>> str(Agreement.of_parts({"a": Agreement(4, 4, 0.5), "b": Agreement(4, 2, 0.1)}))
+        '75.0% of 8 rows as in float32, numbers differ by 0.5 at most'
+        """
+        if len(parts) < 2:
+            return next(iter(parts.values()), None)
+        unknown = {name: part.reason for name, part in parts.items() if not part.num_rows}
+        if unknown:
+            return cls.unknown("; ".join(f"{name}: {reason}" for name, reason in unknown.items()))
+        return cls(
+            num_rows=sum(part.num_rows for part in parts.values()),
+            num_equal=sum(part.num_equal for part in parts.values()),
+            max_difference=_largest([part.max_difference for part in parts.values()]),
+            reference=next(iter(parts.values())).reference,
+        )
+
+    @classmethod
     def unknown(cls, reason: str) -> Agreement:
         """That nothing could be compared, and why."""
         return cls(0, 0, 0.0, reason=reason)

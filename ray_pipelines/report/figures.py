@@ -40,6 +40,7 @@ class Figures:
         device: Where it ran.
         compiled_graphs: Graphs that were compiled, where `optimize.compile` asks for it.
         warmup_s: Seconds that this took, over all workers; not among the forwards.
+        num_tasks: Tasks that shared the workers.
         advice: The one setting to change next, and why.
     """
 
@@ -67,6 +68,7 @@ class Figures:
     cheaper: str = ""
     compiled_graphs: int = 0
     warmup_s: float = 0.0
+    num_tasks: int = 1
     advice: str = ""
 
     @classmethod
@@ -105,8 +107,19 @@ class Figures:
             cheaper=counters.cheaper,
             compiled_graphs=counters.num_graphs,
             warmup_s=counters.warmup_s,
+            num_tasks=max(1, len(counters.parts)),
         )
         return dataclasses.replace(figures, advice=advice(figures))
+
+    def share_of(self, whole: Figures) -> str:
+        """How much of the time of all tasks one has taken, and what with, in one line."""
+        own, total = (sum(figures.step_seconds.values()) for figures in (self, whole))
+        steps = sorted(self.step_seconds.items(), key=lambda step: -step[1])
+        most = ", ".join(f"{step} {_ratio(seconds, own):.0%}" for step, seconds in steps[:2] if seconds)
+        return (
+            f"{_ratio(own, total):.0%} of the time ({most}), {self.cost_per_s:,.0f} {self.cost_unit}/s, "
+            f"{self.padding:.1%} padding, {self.chunks_per_forward:,.1f} per forward"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON holds them, rounded."""
@@ -136,13 +149,14 @@ def advice(figures: Figures) -> str:
         return f"batch.window_rows: raise it, so that rows of like length meet; {figures.padding:.0%} of it is padding."
     on_cpu = {step: seconds.get(step, 0.0) for step in ("decode", "preprocess", "postprocess")}
     slowest = max(on_cpu, key=lambda step: on_cpu[step])
-    if figures.device != "cpu" and on_cpu[slowest] > seconds.get("forward", 0.0):
+    if figures.device != "cpu" and on_cpu[slowest] > seconds.get("forward", 0.0) and figures.num_tasks == 1:
         return f"workers.stages: split, so that CPU tasks do the {slowest}, which takes longer than the model; {busy}."
     if figures.device_idle > 0.3:
         slow = max(("read", "write"), key=lambda step: seconds.get(step, 0.0))
         return f"read.rows_per_block: lower it; workers wait for rows {figures.device_idle:.0%} of the time ({slow})."
     if figures.dtype == "float32" and figures.cheaper and figures.device_busy > 0.5:
-        return f"{figures.cheaper}, if its results are close enough for you; {busy}, in float32."
+        cheaper = figures.cheaper if figures.num_tasks == 1 else f"tasks.NAME.{figures.cheaper}"
+        return f"{cheaper}, if its results are close enough for you; {busy}, in float32."
     if figures.device_busy > 0.5:
         return f"workers.concurrency: more workers on more machines; {busy}, so only more devices make it faster."
     return f"{'workers.num_cpus: raise it' if figures.device != 'cpu' else 'read.limit: none'}; {busy}."

@@ -43,6 +43,9 @@ def html_report(report: RunReport, samples: Sequence[Sample] = ()) -> str:
         _section(f"Cost of inputs, in {report.figures.cost_unit or 'values'}", _costs(report)),
         "</div>",
         _section("What the time went to", _time(report)),
+        _section("Tasks", _facts({name: own.share_of(report.figures) for name, own in report.tasks.items()}))
+        if report.tasks
+        else "",
         _section("Dead letters by reason", _errors(report)) if report.num_errors else "",
         _section("Some rows", f'<div class="cards">{"".join(map(card, samples))}</div>') if samples else "",
         '<div class="grid2">',

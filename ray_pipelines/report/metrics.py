@@ -107,6 +107,12 @@ class Progress:
         """What the run's time has gone to so far."""
         return Figures.of(self.counters, self.rows_per_s, self.num_workers)
 
+    @property
+    def figures_of_tasks(self) -> dict[str, Figures]:
+        """The same of each task, where a job has several."""
+        parts = self.counters.parts
+        return {name: Figures.of(own, self.rows_per_s, self.num_workers) for name, own in parts.items()}
+
 
 @dataclass(frozen=True)
 class RunReport:
@@ -131,6 +137,7 @@ class RunReport:
         forecast: How long the run was expected to take.
         price_per_hour: Price of the machines.
         certificate: How far sampled results agree with the plain pipeline in float32, where that was asked for.
+        tasks: Of a job of several tasks: what the time of each went to, by its column of results.
     """
 
     provenance: Mapping[str, Any]
@@ -152,6 +159,7 @@ class RunReport:
     forecast: Forecast | None = None
     price_per_hour: float | None = None
     certificate: Agreement | None = None
+    tasks: Mapping[str, Figures] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -181,6 +189,7 @@ class RunReport:
             timeline=tuple(progress.timeline),
             cost_counts=dict(progress.counters.cost_counts),
             forecast=progress.forecast,
+            tasks=progress.figures_of_tasks,
         )
 
     @property
@@ -217,6 +226,7 @@ class RunReport:
             "forecast": self.forecast.as_dict(self.elapsed_s) if self.forecast else None,
             "price": {name: round(value, 6) for name, value in self.cost.items()} if self.cost else None,
             "certificate": self.certificate.as_dict() if self.certificate else None,
+            "figures_of_tasks": {name: figures.as_dict() for name, figures in self.tasks.items()},
         }
 
 

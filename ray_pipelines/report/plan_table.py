@@ -27,7 +27,10 @@ def sample_table(plan: JobPlan) -> Table:
         named = len(sample.inputs) > 1
         inputs = [f"{name}: {described(value)}" if named else described(value) for name, value in sample.inputs.items()]
         place = sample.place.rpartition("/")[2]
-        table.add_row(escape(place), escape("\n".join(inputs)), escape(described(sample.prediction)))
+        results = [
+            f"{name}: {described(value)}" if name else described(value) for name, value in sample.results.items()
+        ]
+        table.add_row(escape(place), escape("\n".join(inputs)), escape("\n".join(results)))
     return table
 
 

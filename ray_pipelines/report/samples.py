@@ -38,11 +38,18 @@ class Sample:
         place: Where it stands in the input.
         inputs: Field of the task: value, decoded (text, pictures, `float32[samples]` at 16 kHz, or anything).
         prediction: Its result, as Python values.
+        is_several: Whether that is a mapping of the results of several tasks by their names.
     """
 
     place: str
     inputs: Mapping[str, Any]
     prediction: Any
+    is_several: bool = False
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The results by task; one without a name where there is one task only."""
+        return dict(self.prediction) if self.is_several and self.prediction is not None else {"": self.prediction}
 
 
 def card(sample: Sample) -> str:
@@ -50,8 +57,10 @@ def card(sample: Sample) -> str:
     inputs = "".join(_input(name, value, len(sample.inputs) > 1) for name, value in sample.inputs.items())
     drawn = attempt("postprocess", partial(_drawn, sample))
     body = inputs if isinstance(drawn, RowError) or not drawn else drawn
+    named = (f'<span class="field">{escape(name)}</span>' if name else "" for name in sample.results)
+    results = "".join(name + _result(value) for name, value in zip(named, sample.results.values(), strict=True))
     return (
-        f'<article class="card"><div class="in">{body}</div><div class="out">{_result(sample.prediction)}</div>'
+        f'<article class="card"><div class="in">{body}</div><div class="out">{results}</div>'
         f'<footer title="{escape(sample.place)}">{escape(_cut(sample.place.rpartition("/")[2], 60))}</footer></article>'
     )
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -74,6 +75,7 @@ class ProgressDisplay:
         self._bar = bar
         self._task = bar.add_task("starting workers", total=None, speed="", errors="") if bar else None
         self._shown_s = time.monotonic()
+        self._has_spoken = False
 
     def __call__(self, progress: Progress) -> None:
         """Shows `progress`."""
@@ -90,10 +92,19 @@ class ProgressDisplay:
             )
         elif progress.num_rows and time.monotonic() - self._shown_s >= QUIET_INTERVAL_S:
             self._shown_s = time.monotonic()
-            of = f" of {progress.num_rows_expected:,}" if progress.num_rows_expected else ""
-            left = f", {duration(progress.eta_s)} left" if progress.eta_s else ""
-            errors = f"{progress.num_errors:,} dead letters"
-            self._console.print(f"{progress.num_rows:,}{of} rows, {speed}, {errors}{left}", highlight=False)
+            self._say(progress)
+
+    def end(self, progress: Progress) -> None:
+        """Says how it ended, if lines have been shown."""
+        if self._has_spoken:
+            self._say(progress)
+
+    def _say(self, progress: Progress) -> None:
+        of = f" of {progress.num_rows_expected:,}" if progress.num_rows_expected else ""
+        left = f", {duration(progress.eta_s)} left" if progress.eta_s else ""
+        errors = f"{progress.num_errors:,} dead letters"
+        self._console.print(f"{progress.num_rows:,}{of} rows, {_speed(progress)}, {errors}{left}", highlight=False)
+        self._has_spoken = True
 
 
 def _speed(progress: Progress) -> str:
@@ -142,6 +153,8 @@ def summary_table(report: RunReport, path: str) -> Table:
         table.add_row("cost", f"{report.cost['run']:,.4g}, or {report.cost['million_rows']:,.4g} per million rows")
     if report.certificate is not None:
         table.add_row("verified", str(report.certificate))
+    for name, figures in report.tasks.items():
+        table.add_row(escape(name), escape(figures.share_of(report.figures)))
     for name, text in _figure_rows(report.figures):
         table.add_row(name, text)
     if report.agreement is not None:

@@ -142,6 +142,8 @@ def validate_serving(values: Mapping[str, Any]) -> Serving:
     """
     problems: list[str] = []
     serving = None
+    if "tasks" in values:
+        raise ConfigError("tasks: expected one task, as an endpoint has one model; got several. Serve each by itself.")
     try:
         task = tasks.get(str(values.get("task")))
         parameters = modern_parameters(task.name, dict(values.get("parameters") or {}))

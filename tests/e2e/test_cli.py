@@ -122,11 +122,12 @@ def test_help_and_tasks_and_schema_teach() -> None:
 def test_example_job_is_valid(file: Path) -> None:
     from ray_pipelines import read_job
 
-    assert read_job(file).task
+    assert read_job(file).parts
 
 
 def test_every_task_has_an_example_job() -> None:
-    named = {yaml.safe_load(file.read_text())["task"] for file in (ROOT / "jobs").glob("*.yaml")}
+    jobs = [yaml.safe_load(file.read_text()) for file in (ROOT / "jobs").glob("*.yaml")]
+    named = {job["task"] for job in jobs if "tasks" not in job}
     assert {tasks.get(name).name.partition("_")[0] for name in named} == set(tasks.names())
 
 

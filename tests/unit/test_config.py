@@ -205,3 +205,70 @@ def test_what_a_job_says_of_workers_is_said_once() -> None:
         rp.pipeline("fill-mask", model="m", workers={"serve": "app", "timeout_s": 3}, timeout_s=4)
     with pytest.raises(rp.ConfigError, match="which no application serves"):
         rp.pipeline("fill-mask", model=object(), workers="serve://app")
+
+
+SEVERAL: dict[str, Any] = {
+    "tasks": {
+        "sentiment": {"task": "text-classification", "model": "org/a", "parameters": {"top_k": 2}},
+        "label": {"task": "image-classification", "inputs": {"image": "picture"}, "batch": {"max_size": 4}},
+    },
+    "inputs": {"text": "review"},
+    "read": {"path": "in"},
+    "write": {"path": "out"},
+}
+
+
+def test_each_of_several_tasks_is_a_job_of_its_own() -> None:
+    parts = validate_job({**SEVERAL, "batch": {"max_size": 8}}).parts
+    assert {name: (part.task, part.output_column, part.inputs) for name, part in parts.items()} == {
+        "sentiment": ("text-classification", "sentiment", {"text": "review"}),
+        "label": ("image-classification", "label", {"image": "picture"}),
+    }
+    assert (parts["sentiment"].batch.max_size, parts["label"].batch.max_size) == (8, 4)
+    assert parts["sentiment"].model.name == "org/a" and not parts["label"].tasks
+    (only,) = validate_job(GOOD).parts.items()
+    assert only == ("prediction", validate_job(GOOD))
+
+
+def test_several_tasks_are_changed_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(SEVERAL))
+    job = rp.read_job(path, ["tasks.sentiment.model.dtype=float16", "tasks.label.batch.max_size=2"])
+    assert (job.tasks["sentiment"].model.name, job.tasks["sentiment"].model.dtype) == ("org/a", "float16")
+    assert job.parts["label"].batch.max_size == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tasks": {"a": {"task": "text-clasification"}}}, 'tasks.a.task: there is no task "text-clasification". Did'),
+        ({"tasks": {"a": {"task": "fill-mask", "parameters": {"topk": 1}}}}, "tasks.a.parameters.topk: unknown name."),
+        ({"tasks": {"a": {"task": "fill-mask", "modle": "x"}}}, 'tasks.a.modle: unknown name. Did you mean "model"?'),
+        ({"tasks": {"error": {"task": "fill-mask"}}}, "tasks.error: is the name of another column"),
+        ({"inputs": {"text": "review", "audio": "x"}}, "inputs.audio: none of the tasks has this input."),
+        ({"task": "fill-mask", "model": "x"}, "task, model: excludes tasks, each of which has its own."),
+        ({"workers": "serve://app"}, "workers.serve: excludes tasks"),
+        ({"workers": {"stages": "split"}}, "workers.stages: split: excludes tasks"),
+        ({"workers": {"chunking": "groupby"}}, "workers.chunking: groupby: excludes tasks"),
+        (
+            {"tasks": {"a": {"task": "mine", "model": {"pipeline_class": "a:B"}}}},
+            "tasks.a.task: expected a task whose results have a known type; got mine",
+        ),
+        ({"tasks": {}}, "task: is required; or tasks, if there are several."),
+    ],
+)
+def test_what_several_tasks_cannot_be_is_refused_by_name(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(rp.ConfigError) as error:
+        validate_job({**SEVERAL, **changes})
+    assert any(problem.startswith(expected) for problem in error.value.problems), error.value.problems
+
+
+def test_schema_knows_several_tasks() -> None:
+    import jsonschema
+
+    schema = json.loads(json.dumps(job_schema()))
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert validator.is_valid(SEVERAL)
+    assert not validator.is_valid({key: value for key, value in SEVERAL.items() if key != "tasks"})
+    wrong = {**SEVERAL["tasks"], "sentiment": {"task": "text-classification", "parameters": {"topk": 1}}}
+    assert not validator.is_valid({**SEVERAL, "tasks": wrong})

@@ -59,7 +59,15 @@ def test_every_task_and_every_setting_has_its_place() -> None:
     listed = reference.task_list()
     assert all(listed.count(f"[`{name}`](jobs/{name}.yaml)") == 1 for name in tasks.names())
     described = reference.job_reference()
-    for setting in ("`task`", "`max_error_rate`", "[`read`](#read)", "### `read.filesystem`", "`endpoint_url`"):
+    for setting in (
+        "`task`",
+        "### `tasks.NAME`",
+        "[`tasks`](#tasksname)",
+        "`max_error_rate`",
+        "[`read`](#read)",
+        "### `read.filesystem`",
+        "`endpoint_url`",
+    ):
         assert setting in described
     assert "| `path` | text or list of text | **required** |" in described
     assert '| `budget` | integer, `auto` or null | `"auto"` |' in described
@@ -95,8 +103,8 @@ def test_commands_exist_with_their_options(page: Path) -> None:
 def test_job_files_on_pages_are_valid(page: Path) -> None:
     for text in blocks(page, "yaml"):
         values = yaml.safe_load(text)
-        if "task" in values:
-            assert validate_job(values).task
+        if "task" in values or "tasks" in values:
+            assert validate_job(values).parts
 
 
 def test_every_error_and_exit_status_is_explained() -> None:

@@ -1,0 +1,202 @@
+"""Several specifications as one, over one dataset: `several.py` says how they share a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, overload
+
+from pydantic import ValidationError
+
+from ray_pipelines.config import WorkersConfig
+from ray_pipelines.data.pipeline import PipelineSpec
+from ray_pipelines.errors import ConfigError, RowError
+from ray_pipelines.validation import describe_validation_error
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ray_pipelines.data.nodes import Node
+    from ray_pipelines.data.resources import WorkerPlan
+    from ray_pipelines.data.several import SeveralSetup
+
+__all__ = ["PipelinesSpec", "pipelines"]
+
+ITEMS_AT_A_TIME = 512
+OF_ONE = ("serve", "stages", "chunking")
+
+
+@dataclass(frozen=True)
+class PipelinesSpec:
+    """Several tasks of the same rows; made by `pipelines()`.
+
+    Attributes:
+        specs: Column of results: its task, model and settings.
+        workers: Workers, each of which holds all of the models.
+    """
+
+    specs: Mapping[str, PipelineSpec]
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        problems = _problems(self.specs, self.workers)
+        if problems:
+            raise ConfigError(problems)
+
+    def __call__(self, dataset: Dataset, **inputs: Any) -> Dataset:
+        """The dataset with a column of results for each task, and one of errors; lazy, nothing runs yet.
+
+            both(dataset, text="review")                                # of each task that has this input
+            both(dataset, text="review", entities={"text": "title"})    # but this task looks at another column
+
+        Args:
+            dataset: Any Ray dataset.
+            **inputs: Input: column, or a value for all rows as a list or `{"constant": value}`; under the name of a
+                task, a mapping of its own inputs. Unset, columns that are named like the inputs.
+
+        Returns:
+            The dataset's own columns, one for each task, and `error`, which names the task that failed. Where it is not
+            null, all results of the row are.
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+            ResourceError: The cluster cannot hold the workers.
+            ModelLoadError: A model's name cannot be resolved.
+        """
+        from ray_pipelines.data.nodes import cluster_nodes
+        from ray_pipelines.data.stages import apply_stages
+
+        schema = dataset.schema()
+        mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
+        plan = self.plan(cluster_nodes())
+        return apply_stages(dataset, self.worker_setup(mapped, plan, dataset), plan)
+
+    @overload
+    def run(self, items: list[Any] | tuple[Any, ...]) -> list[dict[str, Any] | RowError]: ...
+    @overload
+    def run(self, items: Iterator[Any]) -> Iterator[dict[str, Any] | RowError]: ...
+    def run(self, items: Any) -> Any:
+        """The results of each item by task, in input order, in this process and without Ray.
+
+        Args:
+            items: A list or an iterator of items, each as all of the tasks take it.
+
+        Returns:
+            A list for a list (or tuple), an iterator for an iterator; a `RowError` in place of an item that failed.
+        """
+        results = self._run(items)
+        return list(results) if isinstance(items, list | tuple) else results
+
+    def _run(self, items: Iterable[Any]) -> Iterator[dict[str, Any] | RowError]:
+        from ray_pipelines.data.several import of_task
+
+        iterator = iter(items)
+        while block := list(islice(iterator, ITEMS_AT_A_TIME)):
+            found = {name: spec.run(block) for name, spec in self.specs.items()}
+            for row in zip(*found.values(), strict=True):
+                results = dict(zip(found, row, strict=True))
+                errors = (of_task(name, one) for name, one in results.items() if isinstance(one, RowError))
+                yield next(errors, results)
+
+    def mapped_inputs(self, columns: Sequence[str] | None, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """For each task the mapping of its inputs to columns or constants, checked against the columns.
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+        """
+        shared = {name: value for name, value in inputs.items() if name not in self.specs}
+        problems: list[str] = []
+        mapped: dict[str, dict[str, Any]] = {}
+        fields = {name: {f.name for f in spec.task.inputs} for name, spec in self.specs.items()}
+        for name, spec in self.specs.items():
+            own = {**{key: value for key, value in shared.items() if key in fields[name]}, **inputs.get(name, {})}
+            try:
+                mapped[name] = dataclasses.replace(spec, output_column=name).mapped_inputs(columns, own)
+            except ConfigError as error:
+                problems += [f"{name}: {problem}" for problem in error.problems]
+        of_none = [key for key in shared if not any(key in known for known in fields.values())]
+        problems += [f"{key}: none of the tasks has this input." for key in of_none]
+        if problems:
+            raise ConfigError(problems)
+        return mapped
+
+    def plan(self, nodes: Sequence[Node]) -> WorkerPlan:
+        """What the workers get on these nodes.
+
+        Raises:
+            ResourceError: The cluster cannot hold the plan.
+        """
+        from ray_pipelines.data.resources import plan_workers
+
+        fused = self.workers.model_copy(update={"stages": "fused", "chunking": "in_worker"})
+        any_task = next(iter(self.specs.values())).task
+        plan = plan_workers(fused, dataclasses.replace(any_task, chunked=False), nodes)
+        return dataclasses.replace(plan, num_models=len(self.specs))
+
+    def worker_setup(self, inputs: Mapping[str, Mapping[str, Any]], plan: WorkerPlan, dataset: Dataset) -> SeveralSetup:
+        """What the workers need, with all models pinned.
+
+        Raises:
+            ModelLoadError: A model's name cannot be resolved.
+        """
+        from ray_pipelines.data.several import SeveralSetup
+        from ray_pipelines.data.workers import WorkerSetup
+
+        setups: dict[str, WorkerSetup] = {}
+        for name, spec in self.specs.items():
+            alone = dataclasses.replace(spec, output_column=name, workers=self.workers)
+            setups[name] = alone.worker_setup(inputs[name], plan, dataset)
+        return SeveralSetup(setups)
+
+
+def pipelines(
+    specs: Mapping[str, PipelineSpec], workers: WorkersConfig | Mapping[str, Any] | None = None
+) -> PipelinesSpec:
+    """Several tasks of the same rows as one specification: rows are fetched and decoded once for all of them.
+
+        both = rp.pipelines({"sentiment": rp.pipeline("text-classification"), "entities": rp.pipeline("ner")})
+        dataset = both(ray.data.read_parquet("s3://bucket/in"), text="review")    # + sentiment, entities, error
+
+    Args:
+        specs: Column of results: what `pipeline()` gives, without anything about workers.
+        workers: Workers, as in a job file, e.g. `{"num_gpus": 1}`; each holds all of the models.
+
+    Raises:
+        ConfigError: One line per problem: specifications that cannot share a worker, or a wrong setting.
+    """
+    try:
+        config = workers if isinstance(workers, WorkersConfig) else WorkersConfig.model_validate(dict(workers or {}))
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error, "workers", WorkersConfig)) from None
+    return PipelinesSpec(dict(specs), config)
+
+
+def _problems(specs: Mapping[str, PipelineSpec], workers: WorkersConfig) -> list[str]:
+    """Why specifications cannot share a worker."""
+    if not specs:
+        return ["tasks: expected at least one task; got none."]
+    problems = []
+    defaults = WorkersConfig()
+    for key in OF_ONE:
+        allowed = {"stages": ("auto", "fused"), "chunking": ("auto", "in_worker")}.get(key, (None,))
+        if getattr(workers, key) not in allowed:
+            problems.append(
+                f"workers.{key}: excludes several tasks in one worker. Drop it, or run a job for each task."
+            )
+    first = next(iter(specs.values()))
+    for name, spec in specs.items():
+        if name == "error":
+            problems.append("tasks.error: is the name of another column. Call the task something else.")
+        if spec.task.result_type is None:
+            problems.append(
+                f"tasks.{name}: expected a task whose results have a known type; got {spec.task_name}, which only its "
+                "pipeline knows. Run it by itself."
+            )
+        if spec.workers not in (defaults, workers):
+            problems.append(f"tasks.{name}: has workers of its own. Give them to pipelines(…, workers=…) instead.")
+        for what in ("limits", "filesystem"):
+            if getattr(spec, what) != getattr(first, what):
+                problems.append(f"tasks.{name}: expected the same {what} in all tasks, which share what is decoded.")
+    return problems
