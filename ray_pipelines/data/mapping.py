@@ -162,12 +162,15 @@ class _Mapping:
         return pa.RecordBatchReader.from_batches(schema, batches)
 
     def _stream_of_rows(self, data: Any) -> Iterator[dict[str, Any]]:
-        blocks = data.with_format("arrow").iter(self.spec.batch.rows_per_call)
-        first = next(iter(data.with_format("arrow").iter(1)), None)
+        # Each row is made once: making it may be slow, or cost something.
+        pieces = data.with_format("arrow").iter(FIRST_STREAM_ROWS)
+        most = max(1, self.spec.batch.rows_per_call // FIRST_STREAM_ROWS)
+        blocks = (pa.concat_tables(some, promote_options="default") for some in _growing(pieces, most, first=1))
+        first = next(blocks, None)
         if first is None:
             return
         mapped, _ = self._mapped(first.column_names)
-        for table in self._streamed(blocks, mapped):
+        for table in self._streamed(itertools.chain([first], blocks), mapped):
             yield from table.to_pylist()
 
     def _streamed(
@@ -185,14 +188,17 @@ class _Mapping:
         start_ray()
         setup, plan = self.spec.setup_and_plan(ray.data.from_arrow(first), mapped, has_items=has_items)
         workers = _workers(setup, plan)
+        most_waiting = BLOCKS_PER_WORKER * len(workers) * plan.num_calls
         waiting: deque[Any] = deque()
+        done = _Done(self.progress)
         try:
             for worker, block in zip(itertools.cycle(workers), itertools.chain([first], blocks)):
                 waiting.append(worker.__call__.remote(block))
-                if len(waiting) >= BLOCKS_PER_WORKER * len(workers):
-                    yield ray.get(waiting.popleft())
+                if len(waiting) >= most_waiting:
+                    yield done.noted(ray.get(waiting.popleft()))
             while waiting:
-                yield ray.get(waiting.popleft())
+                yield done.noted(ray.get(waiting.popleft()))
+            done.end()
         except ray.exceptions.RayError as error:
             raise job_error(error) from error
         finally:
@@ -217,8 +223,44 @@ def _workers(setup: WorkerSetup, plan: WorkerPlan) -> list[Any]:
     """Actors that do all of a row; one that dies is started anew, and its blocks are run again."""
     import ray
 
-    worker = ray.remote(PipelineWorker).options(**plan.ray_options, max_restarts=-1, max_task_retries=-1)
+    actor: Any = PipelineWorker
+    if plan.application is not None:
+        from ray_pipelines.data.serve_stage import ServeWorker
+
+        actor = ServeWorker
+    worker = ray.remote(actor).options(**plan.ray_options, max_restarts=-1, max_task_retries=-1)
     return [worker.remote(setup) for _ in range(plan.max_workers)]
+
+
+class _Done:
+    """Says now and then how far a stream has come; no bar, as its results may be printed meanwhile.
+
+    Args:
+        is_shown: Whether anything is to be said.
+    """
+
+    def __init__(self, is_shown: bool) -> None:
+        from rich.console import Console
+
+        from ray_pipelines.report.metrics import Progress
+        from ray_pipelines.report.terminal import ProgressDisplay
+
+        self._start_s = time.perf_counter()
+        self._state = Progress(None, "")
+        self._display = ProgressDisplay(Console(stderr=True, quiet=not is_shown), None)
+
+    def noted(self, table: pa.Table) -> pa.Table:
+        """The table, which is done."""
+        state = self._state
+        state.num_rows += table.num_rows
+        state.num_errors += table.num_rows - table[ERROR_COLUMN].null_count
+        state.elapsed_s = time.perf_counter() - self._start_s
+        self._display(state)
+        return table
+
+    def end(self) -> None:
+        """Says what all of it was, if anything has been said."""
+        self._display.end(self._state)
 
 
 def _shown(dataset: Any, num_rows: int, progress: bool) -> list[pa.Table]:
@@ -271,9 +313,9 @@ def _results(table: pa.Table) -> list[Any]:
     ]
 
 
-def _growing(items: Iterable[T], most: int) -> Iterator[list[T]]:
+def _growing(items: Iterable[T], most: int, first: int = FIRST_STREAM_ROWS) -> Iterator[list[T]]:
     """Lists of items, each twice as long as the one before until they have `most`: first results come early."""
-    iterator, size = iter(items), min(FIRST_STREAM_ROWS, most)
+    iterator, size = iter(items), min(first, most)
     while block := list(itertools.islice(iterator, size)):
         yield block
         size = min(2 * size, most)

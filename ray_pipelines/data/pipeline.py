@@ -191,7 +191,7 @@ class PipelineSpec:
             data: A list (or anything with length and index) of items as `run` takes them; an iterator of items; a
                 `pandas.DataFrame`; a `pyarrow.Table` or `RecordBatchReader`; a `datasets.Dataset`, `DatasetDict`
                 or `IterableDataset`; a Ray dataset.
-            progress: Show rows, speed and errors on standard error, where the number of rows is known.
+            progress: Show rows, speed and errors on standard error: a bar, or a line every ten seconds for a stream.
             **inputs: For what has columns, input of the task: column, as in `spec(dataset, text="review")`.
 
         Returns:

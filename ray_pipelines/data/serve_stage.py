@@ -83,7 +83,7 @@ def batch_of_table(table: pa.Table, setup: WorkerSetup) -> tuple[RowBatch, list[
     )
     failed: dict[int, RowError] = {}
     values: dict[int, dict[str, Any]] = {}
-    if others or may_name or setup.prepared:
+    if others or may_name or setup.prepared or setup.has_items:
         plain = {name: column for name, column in plain.items() if name not in setup.prepared}
         made = list(fields_of_table(table, setup))
         for row, (before, after) in enumerate(

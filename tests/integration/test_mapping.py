@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 import ray_pipelines as rp
+from ray_pipelines.report import terminal
 from tests.cases.media import TEXTS, image
 from tests.closeness import assert_close
 
@@ -85,6 +87,23 @@ def test_datasets_come_back_as_datasets(spec: rp.PipelineSpec, expected: list[An
     rows = list(spec.map(data.to_iterable_dataset(), progress=False))
     assert [row["id"] for row in rows] == data["id"][:]
     assert_close([row["prediction"] for row in rows], expected)
+
+
+def test_rows_of_a_stream_are_made_once_and_their_number_is_shown(
+    spec: rp.PipelineSpec, expected: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[int] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number, text in enumerate(ROWS):
+            made.append(number)
+            yield {"id": number, "text": text}
+
+    monkeypatch.setattr(terminal, "QUIET_INTERVAL_S", 0.0)
+    found = list(spec.map(datasets.IterableDataset.from_generator(rows)))
+    assert made == list(range(50)) == [row["id"] for row in found]
+    assert_close([row["prediction"] for row in found], expected)
+    assert re.search(r"^50 rows, [\d,]+ rows/s, 0 dead letters$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_generator_is_not_collected_and_gives_results_on_its_way(spec: rp.PipelineSpec, expected: list[Any]) -> None:

@@ -92,6 +92,14 @@ def test_a_dataset_on_replicas_keeps_its_order_and_columns(shared: str, model: M
     assert {len(row["prediction"]) for row in made if row["n"] != 3} == {2}
 
 
+def test_what_a_program_has_runs_on_replicas_too(shared: str, model: Model) -> None:
+    settings: dict[str, Any] = {"model": model("bert-classifier"), "top_k": 1}
+    expected = rp.pipeline("text-classification", **settings).run(TEXTS)
+    spec = rp.pipeline("text-classification", **settings, workers="serve://shared")
+    assert_close(spec.map(TEXTS, progress=False), expected)
+    assert_close(list(spec.map(iter(TEXTS), progress=False)), expected)
+
+
 def test_replicas_that_are_killed_lose_no_row_and_double_none(shared: str, model: Model, tmp_path: Path) -> None:
     write_rows(tmp_path, 2000)
     stop = threading.Event()
