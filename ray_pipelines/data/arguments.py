@@ -22,7 +22,7 @@ WITHOUT_EFFECT = {"num_workers", "args_parser", "binary_output", "modelcard"}
 
 
 def pipeline(
-    task: str | None = None,
+    task: tasks.TaskName | str | None = None,
     model: Any = None,
     *,
     config: Any = None,

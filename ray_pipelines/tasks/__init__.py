@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_pipelines.errors import ConfigError, InvalidInput
+from ray_pipelines.tasks._task_names import TaskName
 from ray_pipelines.validation import describe_validation_error, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "Parameters",
     "RowCall",
     "Task",
+    "TaskName",
     "generic",
     "get",
     "names",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 import ray_pipelines
+from ray_pipelines import tasks
 
 HEAVY = ("ray", "torch", "transformers")
 
@@ -30,6 +32,11 @@ def loaded_after(code: str) -> list[str]:
 )
 def test_nothing_heavy_is_loaded(code: str) -> None:
     assert loaded_after(code) == []
+
+
+def test_names_of_tasks_are_a_type() -> None:
+    named = {*tasks.names(), *(alias for name in tasks.names() for alias in tasks.get(name).aliases)}
+    assert set(get_args(tasks.TaskName)) == named
 
 
 def test_all_is_complete_sorted_and_importable() -> None:
