@@ -166,7 +166,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
             f"{where}: the hub has no such model, or it is private. Check the id and HF_TOKEN."
         ) from None
     except RevisionNotFoundError:
-        raise ModelLoadError(f"{where}: the hub has no such revision.") from None
+        raise ModelLoadError(f"{where}: the hub has no such revision. Check model.revision.") from None
     except HFValidationError as error:
         raise ConfigError(f"model.name: {error}") from None
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
@@ -202,9 +202,16 @@ def _resolve_in_cache(name: str, revision: str | None, where: str, error: Except
         if isinstance(cached, str):
             snapshot = Path(cached).parent
             return Source(name, snapshot.name, any(snapshot.glob("*.safetensors")))
-    reason = type(error).__name__
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        raise ModelLoadError(
+            f"{where}: HF_HUB_OFFLINE is set, and the local cache does not have it. Unset it, or name a folder that "
+            "has the model."
+        ) from None
     raise ModelLoadError(
-        f"{where}: the hub cannot be reached ({reason}), and the local cache does not have it."
+        f"{where}: the hub cannot be reached ({type(error).__name__}), and the local cache does not have it. Check the "
+        "network, a proxy (HTTPS_PROXY) and HF_ENDPOINT, or name a folder that has the model."
     ) from None
 
 
