@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print.
 
-Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, with dead letters.
+Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, with dead letters · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["app", "main"]
 
 EXIT_DONE, EXIT_WRONG, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 0, 2, 3, 130
 
-EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters."
+EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters, 130 interrupted."
 FIRST_STEPS = """\
 [bold]First steps[/]
 

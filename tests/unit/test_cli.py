@@ -1,0 +1,21 @@
+"""The command line without a process of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ray_pipelines import cli
+
+
+@pytest.mark.parametrize("name", ["check", "plan", "run"])
+def test_ctrl_c_ends_a_command_with_its_own_status(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "read_job", interrupt)
+    ended = CliRunner().invoke(cli.app, [name, "job.yaml"])
+    assert ended.exit_code == cli.EXIT_INTERRUPTED
+    assert "Interrupted." in ended.output
