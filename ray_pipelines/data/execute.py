@@ -54,7 +54,9 @@ WRITE_CPUS = 0.5
 MAX_PASSES = 3
 """How often rows are read that no block that counts has; more than once only after work that overlapped."""
 WAVE_BLOCKS = 32
-"""Blocks whose chunks are shuffled together: what a crash costs at most, and what the shuffle holds."""
+"""Blocks whose chunks are shuffled together at first."""
+LEAST_WAVE_S = 300.0
+"""Waves that are shorter grow, as their workers load the model anew; a crash costs about twice as much at most."""
 RESULT = "result"
 MAX_SAMPLES = 200
 
@@ -147,10 +149,10 @@ def execute(
     progress = _progress_of(run, plan.describe(), plan.min_workers)
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
     _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
-    wave_rows = plan.chunks.wave_rows if plan.chunks is not None else None
     num_passes = 0
     while units and num_passes < MAX_PASSES:
-        num_rows_before = run.ledger.num_rows
+        num_rows_before, wave_start_s = run.ledger.num_rows, time.perf_counter()
+        wave_rows = plan.chunks.wave_rows if plan.chunks is not None else None
         remaining = read_dataset(source, units, job)
         results = apply_stages(remaining if wave_rows is None else remaining.limit(wave_rows), setup, plan)
         if job.write.rows_per_file is not None:
@@ -162,6 +164,8 @@ def execute(
         units = remaining_units(run.inventory, run.ledger, run.only)
         units = without_empty(units, run.inventory, source.schema, source.filesystem)
         num_passes += wave_rows is None or run.ledger.num_rows - num_rows_before < wave_rows
+        if plan.chunks is not None and time.perf_counter() - wave_start_s < LEAST_WAVE_S:
+            plan = dataclasses.replace(plan, chunks=plan.chunks.with_longer_waves())
     _check_complete(run, units)
     _give_up_if_hopeless(progress, job, at_least=1)
     if run.only is None:

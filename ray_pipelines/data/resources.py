@@ -7,6 +7,7 @@ preprocess and write), the plan is checked before anything starts, and what cann
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class ChunkPlan:
         window_chunks: Chunks that a worker takes at a time, of any rows.
         rows_per_task: Rows that one task explodes, or one worker takes; None for as many as a block has.
         num_partitions: Partitions of the shuffle.
-        wave_rows: Rows that are shuffled at a time, where there are more; None for all.
+        wave_rows: Rows that are shuffled at a time at first, where there are more; None for all.
     """
 
     mode: Literal["auto", "in_worker", "groupby"]
@@ -49,6 +50,12 @@ class ChunkPlan:
     rows_per_task: int | None = None
     num_partitions: int = 2
     wave_rows: int | None = None
+
+    def with_longer_waves(self) -> ChunkPlan:
+        """The plan with twice the rows of a wave, in partitions of the same size."""
+        if self.wave_rows is None:
+            return self
+        return dataclasses.replace(self, wave_rows=2 * self.wave_rows, num_partitions=2 * self.num_partitions)
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class WorkerPlan:
         if self.chunks is None:
             return f"{workers}, {self.stages} stages"
         if self.chunks.mode == "groupby":
-            waves = f" in waves of {self.chunks.wave_rows:,} rows" if self.chunks.wave_rows is not None else ""
+            waves = f" in waves of {self.chunks.wave_rows:,} rows and more" if self.chunks.wave_rows is not None else ""
             return f"{workers}, chunks by groupby{waves}: {self.chunks.reason}"
         return f"{workers}, {self.stages} stages, chunks {self.chunks.mode}: {self.chunks.reason}"
 
