@@ -21,9 +21,9 @@ Contenders, one after the other, round by round, in one Ray cluster with an obje
 - `groupby`, `in_worker`: this project, with `chunking` set to that.
 
 All on Ray have two workers of one thread each. Each is measured twice, with a fourth of the rows and with all; the
-difference is the speed without start-up. Beside it stand the seconds to the first row (start-up included), and the peak and spilled
-MB of the object store, whose meter is tried on a known object before anything else. Run it when nothing else runs.
-Needs `pip install '.[bench]'`.
+difference is the speed without start-up. Beside it stand the seconds to the first row (start-up included), and the peak
+and spilled MB of the object store, whose meter is tried on a known object before anything else. Run it when nothing else
+runs. Needs `pip install '.[bench]'`.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def plan_chunks(
     num_rows: int | None = None,
     wave_rows: int | None = None,
 ) -> WorkerPlan:
-    """The plan with `auto` settled, and with the sizes of tasks and partitions where chunks are spread.
+    """The plan with `auto` settled, and with the sizes of what workers take at a time.
 
     Runs the first rows' preprocessing, unless there is nothing to choose: the task is not chunked, there is one worker,
     or the user has said `in_worker`.
@@ -89,7 +89,7 @@ def plan_chunks(
     """
     wanted = plan.chunks
     if wanted is None or wanted.mode == "in_worker":
-        return plan
+        return plan.shared_evenly(num_rows, setup.batch.rows_per_call)
     samples = _sample(dataset, setup)
     if len(samples) < SAMPLE_ROWS and num_rows is None:
         num_rows = len(samples)
@@ -108,8 +108,12 @@ def plan_chunks(
     else:
         wave_rows = None
     num_cpus = sum(node.num_cpus for node in nodes)
-    chunks = sized(ChunkPlan(mode, reason, wave_rows=wave_rows), samples, setup, num_rows, num_cpus, plan.max_workers)
+    chunks = ChunkPlan(mode, reason, wave_rows=wave_rows)
+    if mode == "groupby":
+        chunks = sized(chunks, samples, setup, num_rows, num_cpus)
     settled = dataclasses.replace(plan, chunks=chunks)
+    if mode == "in_worker":
+        settled = settled.shared_evenly(num_rows, setup.batch.rows_per_call)
     logger.info("%s: %s", setup.task_name, settled.describe())
     return settled
 
@@ -143,7 +147,6 @@ def sized(
     setup: WorkerSetup,
     num_rows: int | None,
     num_cpus: float,
-    num_workers: int,
 ) -> ChunkPlan:
     """`chunks` with sizes that keep all workers busy and tasks small: see `ChunkPlan`."""
     total = max(1, sum(sample.num_chunks for sample in samples))
@@ -151,11 +154,7 @@ def sized(
     per_row = max(1.0, total / max(1, len(samples)))
     by_size = max(1, min(2 * (setup.batch.max_size or CHUNKS_PER_FORWARD), WINDOW_BYTES * total // max(1, num_bytes)))
     window_chunks = setup.batch.window_chunks or by_size
-    rows_per_task: int | None = None
-    if chunks.mode == "groupby":
-        rows_per_task = max(1, min(setup.batch.rows_per_call, int(WINDOWS_PER_TASK * window_chunks / per_row)))
-    elif num_rows is not None and num_rows < num_workers * setup.batch.rows_per_call:
-        rows_per_task = max(1, math.ceil(num_rows / (2 * num_workers)))
+    rows_per_task = max(1, min(setup.batch.rows_per_call, int(WINDOWS_PER_TASK * window_chunks / per_row)))
     expected_bytes = num_bytes / max(1, len(samples)) * (num_rows or 0)
     by_cpus = 2 * math.ceil(num_cpus)
     if num_rows is not None:

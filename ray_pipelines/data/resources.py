@@ -39,7 +39,7 @@ class ChunkPlan:
         mode: With one worker, or spread over all of them; `auto` until `data/chunking.py` has seen some rows.
         reason: Why.
         window_chunks: Chunks that a worker takes at a time, of any rows.
-        rows_per_task: Rows that one task explodes, or one worker takes; None for as many as a block has.
+        rows_per_task: Rows that one task explodes; None for as many as a block has.
         num_partitions: Partitions of the shuffle.
         wave_rows: Rows that are shuffled at a time at first, where there are more; None for all.
     """
@@ -71,6 +71,7 @@ class WorkerPlan:
         num_threads: Torch threads of each.
         placement: What else Ray is asked for: `accelerator_type`, `label_selector`, `resources`.
         chunks: How a task with several forwards per row runs; None for any other.
+        rows_per_call: Rows that a worker takes at a time where all together are few; None for `batch.rows_per_call`.
         application: The Serve application whose replicas run the rows; the one worker only sends them.
         num_replicas: Its replicas.
         num_calls: Blocks of rows that are sent at a time at most.
@@ -85,6 +86,7 @@ class WorkerPlan:
     num_threads: int
     placement: Mapping[str, Any] = field(default_factory=dict)
     chunks: ChunkPlan | None = None
+    rows_per_call: int | None = None
     application: str | None = None
     num_replicas: int = 0
     num_calls: int = 1
@@ -95,9 +97,26 @@ class WorkerPlan:
         """What Ray is asked for, for each worker."""
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.placement}
 
+    @property
+    def tasks_in_flight(self) -> int:
+        """Blocks that a worker has or waits for: the first to start takes as many, and leaves the others theirs."""
+        return 4 if self.num_gpus else 2
+
     def room_on(self, node: Node) -> float:
         """How many workers fit on a node."""
         return node.room(self.num_cpus, self.num_gpus, self.placement)
+
+    def shared_evenly(self, num_rows: int | None, most: int) -> WorkerPlan:
+        """The plan for so few rows that in portions of `most`, some workers would get none, or twice what others get.
+
+        >>> plan = WorkerPlan("fused", 4, 4, num_cpus=1, num_gpus=0, num_threads=1)
+        >>> [plan.shared_evenly(num_rows, 512).rows_per_call for num_rows in (None, 10_000, 2_000, 3)]
+        [None, None, 250, 1]
+        """
+        num_portions = self.tasks_in_flight * self.max_workers
+        if num_rows is None or self.max_workers == 1 or num_rows >= num_portions * most:
+            return self
+        return dataclasses.replace(self, rows_per_call=max(1, math.ceil(num_rows / num_portions)))
 
     def describe(self) -> str:
         """One line for people."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["apply_stages", "inferred_type"]
 
 SAMPLE_ROWS = 16
-TASKS_IN_FLIGHT = 4
 
 
 def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset:
@@ -46,25 +45,27 @@ def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset
         "compute": ActorPoolStrategy(
             min_size=plan.min_workers,
             max_size=plan.max_workers,
-            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+            max_tasks_in_flight_per_actor=plan.tasks_in_flight,
             max_concurrent_calls_per_actor=2 if plan.num_gpus else 1,
         ),
         **plan.ray_options,
         "fn_constructor_kwargs": {"setup": setup},
     }
-    window: dict[str, Any] = {"batch_size": setup.rows_per_call, "batch_format": "pyarrow"}
+    rows_per_call = plan.rows_per_call or setup.rows_per_call
+    window: dict[str, Any] = {"batch_size": rows_per_call, "batch_format": "pyarrow"}
     chunks = plan.chunks
-    if chunks is not None and chunks.rows_per_task is not None:
-        # A block is never divided among workers or tasks.
-        if chunks.mode == "groupby":
-            dataset = dataset.with_column(ROW_ID_COLUMN, monotonically_increasing_id())
+    # A block is never divided among workers or tasks.
+    if chunks is not None and chunks.mode == "groupby":
+        dataset = dataset.with_column(ROW_ID_COLUMN, monotonically_increasing_id())
         dataset = dataset.repartition(target_num_rows_per_block=chunks.rows_per_task)
+    elif plan.rows_per_call is not None:
+        dataset = dataset.repartition(target_num_rows_per_block=rows_per_call)
     if plan.stages == "fused" and (chunks is None or chunks.mode == "in_worker"):
         predicted = dataset.map_batches(worker_class(setup), **window, **workers)
         if setup.is_counted:
             return predicted
         # Done parts of a large block go on at once (Ray makes both one operator); the blocks of a job are its files.
-        return predicted.repartition(target_num_rows_per_block=setup.rows_per_call)
+        return predicted.repartition(target_num_rows_per_block=rows_per_call)
     assert isinstance(setup, WorkerSetup)
     on_cpu: dict[str, Any] = {"batch_format": "pyarrow", "fn_kwargs": {"setup": setup}, "num_cpus": num_cpus}
     if chunks is not None and chunks.mode == "groupby":
@@ -77,9 +78,9 @@ def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset
             .map_batches(implode_table, batch_size=None, **on_cpu)
         )
     return (
-        dataset.map_batches(preprocess_table, batch_size=setup.batch.rows_per_call, **on_cpu)
+        dataset.map_batches(preprocess_table, batch_size=rows_per_call, **on_cpu)
         .map_batches(ForwardWorker, **window, **workers)
-        .map_batches(postprocess_table, batch_size=setup.batch.rows_per_call, **on_cpu)
+        .map_batches(postprocess_table, batch_size=rows_per_call, **on_cpu)
     )
 
 
