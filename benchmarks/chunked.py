@@ -22,8 +22,8 @@ Contenders, one after the other, round by round, in one Ray cluster with an obje
 
 All on Ray have two workers of one thread each. Each is measured twice, with a fourth of the rows and with all; the
 difference is the speed without start-up. Beside it stand the seconds to the first row (start-up included), and the peak
-and spilled MB of the object store, whose meter is tried on a known object before anything else. Run it when nothing else
-runs. Needs `pip install '.[bench]'`.
+and spilled MB of the object store, whose meter is tried on a known object before anything else. Run it when nothing
+else runs. Needs `pip install '.[bench]'`.
 """
 
 from __future__ import annotations
