@@ -62,3 +62,37 @@ def test_a_folder_of_pictures_becomes_shards_with_pictures_and_labels(model: Mod
     assert all(row["json"]["prediction"][0]["label"] for row in rows)
     (letters,) = (tmp_path / "out/dead_letters").glob("*.jsonl")
     assert json.loads(letters.read_text())["source"].endswith("2.png")
+
+
+def test_results_go_on_into_tables_of_lance_and_iceberg(model: Model, tmp_path: Path) -> None:
+    import lance
+    from pyiceberg.catalog import load_catalog
+
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"n": n, "text": f"row {n}"}) + "\n" for n in range(20)))
+    job = validate_job(
+        {
+            "task": "text-classification",
+            "model": model("bert-classifier"),
+            "read": {"path": str(tmp_path / "in.jsonl")},
+            "write": {"path": str(tmp_path / "out")},
+            "workers": {"num_cpus": 1},
+        }
+    )
+    rp.run_job(job)
+    output = rp.read_output(str(tmp_path / "out"))
+    expected = output.to_arrow().sort_by("n").to_pylist()
+
+    output.ray_dataset().write_lance(str(tmp_path / "out.lance"))
+    assert lance.dataset(str(tmp_path / "out.lance")).to_table().sort_by("n").to_pylist() == expected
+
+    catalog_kwargs = {
+        "name": "local",
+        "type": "sql",
+        "uri": f"sqlite:///{tmp_path}/catalog.db",
+        "warehouse": f"file://{tmp_path}/warehouse",
+    }
+    catalog = load_catalog(**catalog_kwargs)
+    catalog.create_namespace("reviews")
+    table = catalog.create_table("reviews.sentiment", schema=output.to_arrow().schema)
+    output.ray_dataset().write_iceberg("reviews.sentiment", catalog_kwargs=catalog_kwargs)
+    assert table.refresh().scan().to_arrow().sort_by("n").to_pylist() == expected
