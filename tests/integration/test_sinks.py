@@ -82,17 +82,13 @@ def test_results_go_on_into_tables_of_lance_and_iceberg(model: Model, tmp_path: 
     output = rp.read_output(str(tmp_path / "out"))
     expected = output.to_arrow().sort_by("n").to_pylist()
 
-    output.ray_dataset().write_lance(str(tmp_path / "out.lance"))
-    assert lance.dataset(str(tmp_path / "out.lance")).to_table().sort_by("n").to_pylist() == expected
+    lance.write_dataset(output.results.scanner().to_reader(), tmp_path / "out.lance")
+    assert lance.dataset(tmp_path / "out.lance").to_table().sort_by("n").to_pylist() == expected
 
-    catalog_kwargs = {
-        "name": "local",
-        "type": "sql",
-        "uri": f"sqlite:///{tmp_path}/catalog.db",
-        "warehouse": f"file://{tmp_path}/warehouse",
-    }
-    catalog = load_catalog(**catalog_kwargs)
+    catalog = load_catalog(
+        "local", type="sql", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}/warehouse"
+    )
     catalog.create_namespace("reviews")
-    table = catalog.create_table("reviews.sentiment", schema=output.to_arrow().schema)
-    output.ray_dataset().write_iceberg("reviews.sentiment", catalog_kwargs=catalog_kwargs)
-    assert table.refresh().scan().to_arrow().sort_by("n").to_pylist() == expected
+    table = catalog.create_table("reviews.sentiment", schema=output.results.schema)
+    table.append(output.results.scanner().to_reader())
+    assert table.scan().to_arrow().sort_by("n").to_pylist() == expected
