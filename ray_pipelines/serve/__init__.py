@@ -6,12 +6,12 @@
 Each model is one Serve application whose replica holds the pipeline and is itself the ingress: a deployment of its own
 in front of it would cost more than the forward of a small encoder.
 
-    http.py       routes                                  requests.py    what clients send → fields of rows
+    http.py       routes                                  requests.py    what clients send → rows.py, client_json.py
     bodies.py     what is read, within bounds             parameters.py  what clients may set
     events.py     tokens as events                        replies.py     results → what clients parse
     openai.py     OpenAI's routes    chats.py  its chats  transcripts.py  … of OpenAI's transcriptions
     endpoint.py   one pipeline for many callers           streaming.py   generation token by token
-    scheduler.py  two lanes in front of one device        cpu.py, slices.py  parts of the scheduler
+    scheduler.py  two lanes in front of one device        lanes.py, device.py, slices.py, cpu.py  its parts
     blocks.py     rows of batch jobs between requests     schema.py      the OpenAPI document
     security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
     application.py  on Ray Serve                          metrics.py     for Prometheus

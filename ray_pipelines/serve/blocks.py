@@ -23,7 +23,8 @@ from typing import Any
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError
-from ray_pipelines.serve.scheduler import Job, Scheduler
+from ray_pipelines.serve.lanes import Job
+from ray_pipelines.serve.scheduler import Scheduler
 
 __all__ = ["Blocks"]
 

@@ -21,12 +21,13 @@ from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import ConfigError, RowError, attempt
 from ray_pipelines.serve.blocks import Blocks
+from ray_pipelines.serve.client_json import json_object
 from ray_pipelines.serve.config import Serving
 from ray_pipelines.serve.fetch import fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import reply
-from ray_pipelines.serve.requests import Call, json_object, parse_body, parse_call
+from ray_pipelines.serve.requests import Call, parse_body, parse_call
 from ray_pipelines.serve.scheduler import Scheduler
 
 __all__ = ["Endpoint"]

@@ -14,9 +14,9 @@ from typing import Any
 
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.serve.client_json import safe_value
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
-from ray_pipelines.serve.requests import safe_value
 from ray_pipelines.tasks import Task
 from ray_pipelines.tasks._generation import GenerationParameters
 from ray_pipelines.tasks._old_names import modern_parameters

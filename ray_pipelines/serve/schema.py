@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_pipelines.serve.openai import openai_routes
 from ray_pipelines.serve.parameters import parameter_names
-from ray_pipelines.serve.requests import MEDIA
+from ray_pipelines.serve.rows import MEDIA
 from ray_pipelines.tasks import Field, Task
 
 if TYPE_CHECKING:

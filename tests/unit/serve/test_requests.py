@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from ray_pipelines import tasks
+from ray_pipelines.serve.client_json import json_object
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
-from ray_pipelines.serve.requests import json_object, parse_body, parse_call
+from ray_pipelines.serve.requests import parse_body, parse_call
 
 LIMITS = ClientLimits(max_text_chars=1000, max_pixels=10_000)
 

@@ -11,7 +11,7 @@ import torch
 
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import RowError
-from ray_pipelines.serve import scheduler as module
+from ray_pipelines.serve import lanes as module
 from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.config import ServeConfig
 from ray_pipelines.serve.refusals import Refused
