@@ -99,10 +99,13 @@ class Steps:
         steps.extra_cost, steps._cut_at = new_tokens(pipe), cut_at(pipe)
         return steps
 
-    def with_forward_arguments(self, **arguments: Any) -> Steps:
-        """The same with further arguments of the pipeline's `_forward`, such as a `streamer` for `generate`."""
+    def with_generation_arguments(self, **arguments: Any) -> Steps:
+        """The same with further arguments of `generate`, such as a `streamer`."""
         steps = copy.copy(self)
         before, forward, after = self._step_parameters
+        named = inspect.signature(self.pipe._forward).parameters.get("generate_kwargs")
+        if named is not None and named.kind is not inspect.Parameter.VAR_KEYWORD:
+            arguments = {"generate_kwargs": {**(forward.get("generate_kwargs") or {}), **arguments}}
         steps._step_parameters = (before, {**forward, **arguments}, after)
         return steps
 

@@ -136,7 +136,7 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
         """Generates from one chunk of model inputs."""
         self._num_prompt_tokens = int(chunk["input_ids"].shape[1])
         arguments = {"logits_processor": [self._watch_scores], "stopping_criteria": [self._is_stopped]}
-        return self.runner.steps.with_forward_arguments(streamer=self, **arguments).forward(chunk)
+        return self.runner.steps.with_generation_arguments(streamer=self, **arguments).forward(chunk)
 
     def _watch_scores(self, input_ids: Any, scores: Any) -> Any:
         self._scores = scores

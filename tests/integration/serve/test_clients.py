@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import wave
 from collections.abc import Callable, Iterator
 
+import httpx2
 import numpy as np
 import openai
 import pytest
@@ -171,6 +173,22 @@ def test_chats_work_with_both_clients_and_as_streams(client: Client, endpoints: 
     seen = list(parts)
     assert "".join(part.choices[0].delta.content or "" for part in seen if part.choices) == text
     assert seen[-1].usage.completion_tokens == 6
+
+
+def test_chats_about_a_picture_are_the_same_whole_and_as_streams(client: Client, endpoints: Endpoints) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "What is this?"}]
+    messages = [{"role": "user", "content": content}]
+    seeing = client("image-text-to-text")
+    text = seeing.chat_completion(messages, max_tokens=6, temperature=0).choices[0].message.content
+    stream = seeing.chat_completion(messages, max_tokens=6, temperature=0, stream=True)
+    assert text and "".join(part.choices[0].delta.content or "" for part in stream) == text
+    api = openai.OpenAI(base_url=endpoints("image-text-to-text") + "/v1", api_key="none")
+    same = api.chat.completions.create(model="any", messages=messages, max_tokens=6, temperature=0)  # type: ignore[call-overload]
+    assert same.choices[0].message.content == text
+    body = {"inputs": "What now?", "parameters": {"max_new_tokens": 4, "do_sample": False}, "stream": True}
+    lines = httpx2.post(endpoints("image-text-to-text"), json=body, timeout=60).text.splitlines()
+    assert len([line for line in lines if line.startswith("data:")]) == 4
 
 
 def test_completions_stop_before_their_stop_text(endpoints: Endpoints) -> None:
