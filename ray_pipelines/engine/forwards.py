@@ -23,7 +23,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,21 @@ class _Search:
     allowed: int
 
 
+@dataclass
+class _Learned:
+    """What is known of the device, whatever the parameters of the task.
+
+    Attributes:
+        found: The budget that was kept by an earlier process.
+        tuners: By the new tokens of a chunk, which are part of its cost.
+        memory_budget: Cost of the largest batch that fits into memory, once one did not.
+    """
+
+    found: int | None = None
+    tuners: dict[int, BudgetTuner] = field(default_factory=dict)
+    memory_budget: int | None = None
+
+
 class Forwards:
     """The forwards of one pipeline.
 
@@ -101,8 +116,9 @@ class Forwards:
         self._max_size = most if steps.can_batch else 1
         self._budget = batching.budget if isinstance(batching.budget, int) else None
         self._is_tuned = batching.budget == "auto"
-        self._tuner: BudgetTuner | None = None
         self._store = store
+        self._is_scarce = False
+        self._learned = _Learned(store.load() if store is not None and self._is_tuned else None)
         self._memory_bytes = batching.max_memory_bytes
         self._memory_checked_s = float("-inf")
         self._free_bytes: int | None = None
@@ -111,7 +127,6 @@ class Forwards:
         self._padding_checks = 1 if steps.extra_cost else CHECKED_BATCHES
         self._batching_is_checked = False
         self._failing = 0.0
-        self._memory_budget: int | None = None
         counters.max_size = self._max_size
 
     def __call__(self, chunks: Sequence[Any], rows: Sequence[int]) -> list[Any]:
@@ -144,12 +159,17 @@ class Forwards:
         return outputs
 
     def with_steps(self, steps: Steps) -> Forwards:
-        """The same for the steps of a pipeline with other parameters; what was learned goes along."""
+        """The same for one of many callers, with parameters of its own; what is learned of the device is shared."""
         forwards = copy.copy(self)
         forwards._steps = steps
+        forwards._is_scarce = True
         if steps.is_random:
             forwards._max_size = 1
         return forwards
+
+    @property
+    def _tuner(self) -> BudgetTuner | None:
+        return self._learned.tuners.get(self._steps.extra_cost)
 
     @property
     def max_size(self) -> int:
@@ -169,16 +189,17 @@ class Forwards:
             return [([index], None) for index in range(len(chunks))]
         costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
         groups = [signature(chunk, self._padding) for chunk in chunks]
-        if self._is_tuned and self._tuner is None:
-            self._tuner = self._new_tuner(chunks, max(costs))
-        if self._tuner is None:
+        tuner = self._tuner
+        if self._is_tuned and tuner is None:
+            tuner = self._learned.tuners[self._steps.extra_cost] = self._new_tuner(chunks, max(costs))
+        if tuner is None:
             batches = plan_batches(costs, max_size=self._max_size, budget=self._budget, groups=groups)
             return [(batch, None) for batch in batches]
         budgets: list[int] = []
+        ladder = tuner
 
         def following() -> int:
-            assert self._tuner is not None
-            budgets.append(self._tuner.next())
+            budgets.append(ladder.next())
             return budgets[-1]
 
         batches = plan_batches(costs, max_size=self._max_size, budget=following, groups=groups)
@@ -188,25 +209,25 @@ class Forwards:
         """The budget that was found before, or one that is good on most devices, to start from."""
         rows, tokens = (CPU_ROWS, CPU_TOKENS) if self._is_cpu else (GPU_ROWS, GPU_TOKENS)
         is_encoder = cost_unit(chunks[0]) == "tokens" and not self._steps.extra_cost
-        found = self._store.load() if self._store is not None else None
-        return BudgetTuner(tokens if is_encoder else rows * longest, found)
+        return BudgetTuner(tokens if is_encoder else rows * longest, self._learned.found)
 
     def _timed(self, chunks: Sequence[Any], budget: int | None) -> list[Any]:
         """The outputs of one batch; what it took is noted by the tuner."""
-        if self._tuner is None or budget is None:
+        tuner = self._tuner
+        if tuner is None or budget is None:
             return self._forward_or_split(chunks)
         num_forwards, warmup_s, start_s = self._counters.num_forwards, self._steps.warmup_s, time.perf_counter()
         made = self._forward_or_split(chunks)
         if self._counters.num_forwards == num_forwards + 1 and self._steps.warmup_s == warmup_s:
             costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
-            was_settled, longest = self._tuner.is_settled, max(costs)
+            was_settled, longest = tuner.is_settled, max(costs)
             seconds = time.perf_counter() - start_s
-            self._tuner.note(budget, sum(costs), longest * len(costs), longest, seconds)
-            if self._tuner.is_settled and not was_settled:
-                logger.info("Batches have a budget of %d %s now.", self._tuner.best, self._counters.cost_unit)
+            tuner.note(budget, sum(costs), longest * len(costs), longest, seconds, self._is_scarce)
+            if tuner.is_settled and not was_settled:
+                logger.info("Batches have a budget of %d %s now.", tuner.best, self._counters.cost_unit)
                 if self._store is not None:
-                    self._store.save(self._tuner.best)
-        self._counters.budget = self._tuner.best
+                    self._store.save(tuner.best)
+        self._counters.budget = tuner.best
         return made
 
     # --- one batch
@@ -238,9 +259,10 @@ class Forwards:
         return outputs
 
     def _largest_size(self, chunks: Sequence[Any]) -> int:
-        if self._memory_budget is None:
+        budget = self._learned.memory_budget
+        if budget is None:
             return self._max_size
-        return max(1, min(self._max_size, self._memory_budget // max(cost(chunk) for chunk in chunks)))
+        return max(1, min(self._max_size, budget // max(cost(chunk) for chunk in chunks)))
 
     def _does_not_fit(self, made: RowError) -> bool:
         raise_if_device_lost(made.__cause__)
@@ -258,13 +280,13 @@ class Forwards:
             return [made] if isinstance(made, RowError) else made
         half = (len(chunks) + 1) // 2
         longest = max(cost(chunk) for chunk in chunks)
-        self._memory_budget = min(self._memory_budget or half * longest, half * longest)
+        self._learned.memory_budget = min(self._learned.memory_budget or half * longest, half * longest)
         if self._tuner is not None:
             self._tuner.limit(half * (longest + self._steps.extra_cost))
         logger.warning(
             "A batch of %d did not fit into memory; batches cost %d %s at most now.",
             len(chunks),
-            self._memory_budget,
+            self._learned.memory_budget,
             cost_unit(chunks[0]),
         )
         return [*self._forward_or_split(chunks[:half]), *self._forward_or_split(chunks[half:])]

@@ -103,7 +103,9 @@ class BudgetTuner:
             place -= number
         return self.best
 
-    def note(self, budget: int, cost: float, padded: float, longest: int, seconds: float) -> None:
+    def note(
+        self, budget: int, cost: float, padded: float, longest: int, seconds: float, is_scarce: bool = False
+    ) -> None:
         """Takes in what one batch has done.
 
         Args:
@@ -112,6 +114,7 @@ class BudgetTuner:
             padded: Its cost with padding.
             longest: The cost of its longest row.
             seconds: How long it took.
+            is_scarce: Rows come as they come: a batch that is small for want of them says nothing of the budget.
         """
         self._seconds += seconds
         if self._seconds < WARM_UP_S:
@@ -125,7 +128,8 @@ class BudgetTuner:
                 self._look_again(self.best)
             return
         if padded < FILLED * budget:
-            self._note_unfilled(budget, int(padded))
+            if not is_scarce:
+                self._note_unfilled(budget, int(padded))
             return
         self._unfilled[budget] = 0
         trial = self._trials.setdefault(budget, _Trial())

@@ -75,6 +75,9 @@ class FakeSteps:
             ids = torch.full((1, number), number)
             yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def with_parameters(self, parameters: Any, seed: int | None = None) -> FakeSteps:
+        return self
+
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs["input_ids"]
         numbers = ids.max(dim=1).values.tolist()
@@ -137,6 +140,13 @@ def test_guilty_rows_fail_alone_within_a_bound_of_forwards(numbers: list[int], g
     num_guilty, num_batches = numbers.count(guilty), -(-len(numbers) // 16)
     num_compared = CHECKED_BATCHES * CHECKED_CHUNKS
     assert len(steps.batches) <= num_compared + num_batches + 2 * 5 * max(num_guilty, 1) + num_guilty
+
+
+def test_what_one_caller_finds_out_of_memory_holds_for_all() -> None:
+    runner = Runner(FakeSteps(capacity=64), BatchConfig(max_size=16))  # type: ignore[arg-type]
+    for _ in range(2):
+        assert list(runner.with_parameters(None).run([[10]] * 16)) == [[20.0]] * 16
+        assert runner.counters.num_out_of_memory == 2
 
 
 def test_rows_that_all_fail_cost_few_forwards_more_than_one_each() -> None:

@@ -81,6 +81,17 @@ def test_settled_tuner_looks_again_from_time_to_time() -> None:
     assert len(tried) == 3
 
 
+def test_few_requests_leave_the_budget_and_many_of_them_find_it() -> None:
+    tuner = BudgetTuner(1024)
+    for _ in range(500):
+        tuner.note(tuner.next(), 20, 20, 20, 0.005, is_scarce=True)
+    assert tuner.best == 1024 and not tuner.is_settled
+    for _ in range(500):
+        budget = tuner.next()
+        tuner.note(budget, budget, budget, 16, budget * 1e-4, is_scarce=True)
+    assert tuner.best == 1024 and tuner.is_settled
+
+
 class Simulated:
     """A device whose forwards take `overhead_s`, and time for each padded token; large batches may cost more."""
 
