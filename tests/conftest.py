@@ -19,7 +19,11 @@ if not any("gpu" in argument for argument in sys.argv):
 LEVELS = ("unit", "integration", "e2e", "gpu")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get("RAY_PIPELINES_LONG_TESTS"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         level = item.path.relative_to(Path(__file__).parent).parts[0]
         if level in LEVELS:

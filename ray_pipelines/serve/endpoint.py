@@ -142,8 +142,16 @@ class Endpoint:
                 one.cancel()
 
     def runner(self, parameters: RequestParameters) -> Runner:
-        """The runner for the parameters of a request."""
-        return self.scheduler.variant(self._validated(parameters), parameters.seed)
+        """The runner for the parameters of a request.
+
+        Raises:
+            Refused: 422: the model does not take them.
+        """
+        validated = self._validated(parameters)
+        made = attempt("preprocess", lambda: self.scheduler.variant(validated, parameters.seed))
+        if isinstance(made, RowError):
+            raise Refused(422, "parameters: this model does not take these, or not together.")
+        return made
 
     def prepare(self, runner: Runner, fields: Mapping[str, Any], truncate_tokens: int | None = None) -> Any:
         """The chunks of one row, or its `RowError`: decoded, preprocessed and checked; for the CPU thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["openapi_document"]
 
+TEMPLATE = r"^[^{}]*\{\}[^{}]*$"
 BASE64 = {"type": "string", "contentEncoding": "base64", "description": "An encoded file in base64."}
 TEXT = {"type": "string"}
+SHAPES: Mapping[str, Any] = {
+    "table": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "array", "items": TEXT}},
+    "query": TEXT,
+    "speaker_embeddings": {"type": "array", "items": {"type": "number"}},
+}
+"""Of fields that are no texts, numbers or files."""
+CHOICES: Mapping[str, Any] = {
+    "candidate_labels": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    "questions": {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"$ref": "#/components/schemas/Question"},
+    },
+}
+"""What a row brings or all rows share, and must have: here it stands among the parameters."""
 REFUSALS = {
     "400": "The body cannot be read.",
     "401": "A key is missing or wrong.",
@@ -62,16 +79,15 @@ BODIES: dict[str, Any] = {
 def openapi_document(endpoint: Endpoint) -> dict[str, Any]:
     """The document, OpenAPI 3.1."""
     task = endpoint.task
-    parameters, definitions = _parameters(task)
+    parameters, definitions = _parameters(task, endpoint.serving.parameters)
     body = {
         "type": "object",
-        "required": ["inputs"],
+        "required": ["inputs", *(["parameters"] if "required" in parameters else [])],
         "additionalProperties": False,
         "properties": {"inputs": _inputs(task), "parameters": parameters, "stream": {"type": "boolean"}},
     }
     content: dict[str, Any] = {"application/json": {"schema": body}}
-    medium = next((field for field in task.inputs if field.modality in MEDIA), None)
-    if medium is not None and len(task.required_inputs) == 1:
+    if task.inputs[0].modality in MEDIA and len(task.required_inputs) == 1:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     paths: dict[str, Any] = {
         "/": {"post": _operation(task.summary, {"required": True, "content": content})},
@@ -100,15 +116,24 @@ def openapi_document(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _parameters(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of the parameters that a client may set, and the definitions that it refers to."""
+def _parameters(task: Task, own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of the parameters that a client may set, and the definitions that it refers to.
+
+    Args:
+        task: The task.
+        own: The endpoint's parameters, which stand where a client sends none.
+    """
     schema = task.parameters.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     allowed = set(parameter_names(task))
     schema["properties"] = {name: value for name, value in schema.get("properties", {}).items() if name in allowed}
-    if any(field.name == "candidate_labels" for field in task.inputs):
-        schema["properties"]["candidate_labels"] = {"type": "array", "items": TEXT, "minItems": 1}
     schema.pop("required", None)
+    if "hypothesis_template" in schema["properties"]:
+        schema["properties"]["hypothesis_template"]["pattern"] = TEMPLATE
+    needed = [field.name for field in task.inputs if field.name in CHOICES]
+    schema["properties"] |= {name: CHOICES[name] for name in needed}
+    if any(not own.get(name) for name in needed):
+        schema["required"] = needed
     return schema, definitions
 
 
@@ -117,7 +142,7 @@ def _inputs(task: Task) -> dict[str, Any]:
     fields = {
         "type": "object",
         "required": [field.name for field in required],
-        "properties": {field.name: _field(field) for field in task.inputs},
+        "properties": {field.name: _field(field) for field in task.inputs if field.name not in CHOICES},
     }
     return {"anyOf": [_field(required[0]), fields]} if len(required) == 1 else fields
 
@@ -133,7 +158,7 @@ def _field(field: Field) -> dict[str, Any]:
         return {**BASE64, "description": field.description}
     if field.modality == "number":
         return {"type": "number", "description": field.description}
-    return {"description": field.description}
+    return {**SHAPES.get(field.name, {}), "description": field.description}
 
 
 def _body_of(path: str) -> dict[str, Any] | None:

@@ -21,12 +21,15 @@ from starlette.responses import JSONResponse, Response
 from ray_pipelines import tasks
 from ray_pipelines.engine.hub import resolve_model
 from ray_pipelines.engine.load import load_runner
+from ray_pipelines.engine.tuning import cache_folder
 from ray_pipelines.serve.config import validate_serving
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.http import build_app
 from tests.tiny_models import build_model
 
 INSTALLED = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[3]), "/proc/", "/sys/", "/dev/")
+OWN = str(cache_folder() / "budgets")
+"""Where the executor keeps the budget of batches that it has found, under a name that no request has a part in."""
 
 
 def endpoint(task_name: str, model: str, folder: Path, **settings: object) -> Endpoint:
@@ -87,7 +90,7 @@ def all_apps(pairs: Sequence[str], folder: Path) -> Any:
 
 
 class _Watch:
-    """Hears of what the process opens, but for the files of Python itself and its packages."""
+    """Hears of what the process opens, but for the files of Python itself and its packages, and of this one's cache."""
 
     EVENTS = (
         "open",
@@ -104,7 +107,7 @@ class _Watch:
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: Any) -> None:
-        if event in self.EVENTS and not str(arguments[0]).startswith(INSTALLED):
+        if event in self.EVENTS and not str(arguments[0]).startswith((*INSTALLED, OWN)):
             self.opened.append(f"{event} {arguments[0]!r}")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

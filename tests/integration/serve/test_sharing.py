@@ -20,6 +20,7 @@ from ray_pipelines.job_file import validate_job
 from tests.cases.media import TEXTS
 from tests.closeness import assert_close
 from tests.integration.serve.applications import deploy, remove
+from tests.integration.serve.load import NUM_CLIENTS, RETRIABLE, Load
 
 pytestmark = pytest.mark.usefixtures("serve_url")
 Model = Callable[[str], str]
@@ -112,10 +113,14 @@ def test_replicas_that_are_killed_lose_no_row_and_double_none(shared: str, model
 
     killer = threading.Thread(target=kill)
     job = job_of(tmp_path, model("bert-classifier"))
-    killer.start()
-    report = rp.run_job(job).report
-    stop.set()
-    killer.join()
+    with Load(shared) as load:
+        killer.start()
+        report = rp.run_job(job).report
+        stop.set()
+        killer.join()
+        load.wait_for(20)
+    assert load.failed.total() <= 2 * NUM_CLIENTS, "what was in flight, and nothing else"
+    assert set(load.failed) <= RETRIABLE
     assert report.counts() == {"num_rows": 2000, "num_results": 2000, "num_errors": 0}
     assert sorted(row["n"] for row in read_folder(tmp_path / "out/results")) == list(range(2000))
 
@@ -144,8 +149,12 @@ def test_a_job_goes_on_when_its_application_is(event: str, serve_url: str, model
                 remove("other")
             deploy("other", folder, slice_budget_ms=10)
 
-    report = rp.run_job(job_of(tmp_path, folder, workers="serve://other"), on_progress).report
+    job = job_of(tmp_path, folder, workers="serve://other")
+    with Load(f"{serve_url}/other") as load:
+        report = rp.run_job(job, on_progress).report
+        load.wait_for(20)
     assert happened.is_set()
+    assert event == "recreated" or not load.failed, "a rolling update loses no request"
     assert report.counts() == {"num_rows": 2000, "num_results": 2000, "num_errors": 0}
     assert sorted(row["n"] for row in read_folder(tmp_path / "out/results")) == list(range(2000))
 
