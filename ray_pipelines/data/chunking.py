@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_ROWS = 64
 SAMPLE_S = 10.0
 SAMPLE_BYTES = 256 << 20
+ROW_SHARE = 1 / 8
 LEAST_GAIN = 1.5
 """How much longer than its share of the work the longest row must take before a shuffle is worth its cost."""
 
@@ -180,7 +181,11 @@ def _sample(dataset: Dataset, setup: WorkerSetup) -> list[RowSample]:
 
 
 def sample_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
-    """One `RowSample` for each row; those that there was no time for are left out."""
+    """One `RowSample` for each row; those that there was no time for are left out.
+
+    A row is counted no further than `ROW_SHARE` of time and bytes, so that a long one does not hide that those after it
+    are short.
+    """
     from ray_pipelines.engine.transfer import pack, packed_bytes
 
     runner = setup.load_without_weights()
@@ -189,6 +194,7 @@ def sample_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     for item in items_of_table(table, setup, runner, range(table.num_rows)):
         num_chunks = num_bytes = 0
         problem = None
+        enough_s = time.monotonic() + ROW_SHARE * SAMPLE_S
         for chunk in runner.explode(item):
             if isinstance(chunk, RowError):
                 break
@@ -198,7 +204,7 @@ def sample_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
                 problem = packed.message
             else:
                 num_bytes += packed_bytes(packed)
-            if time.monotonic() > until_s or num_bytes > bytes_left:
+            if time.monotonic() > enough_s or num_bytes > ROW_SHARE * SAMPLE_BYTES:
                 break
         problem = problem or runner.steps.problem_with_stages
         samples.append(RowSample(num_chunks, num_bytes, problem))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ray_pipelines.arrow import errors_to_arrow
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig
+from ray_pipelines.data import chunking
 from ray_pipelines.data.chunks import ROW_ID_COLUMN, explode_table, forward_part, implode_table
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.data.workers import READ_ERROR_COLUMN, WorkerSetup
@@ -195,3 +196,16 @@ def test_a_row_of_very_many_chunks_is_held_in_parts() -> None:
     parts = explode_table(table_of([[1] * 1000]), setup_of(watched(Counting())), part_bytes=160)
     assert next(parts).num_rows == 10
     assert made == 10
+
+
+def test_a_sample_counts_a_long_row_so_far_and_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps()
+    monkeypatch.setattr(steps, "problem_with_stages", None, raising=False)
+    monkeypatch.setattr(chunking, "SAMPLE_BYTES", 8 * 400)
+    setup = setup_of(watched(steps))
+    made = chunking.sample_table(table_of([[1] * 500, [1], [1, 1]]), setup).to_pylist()
+    long, *short = [row["num_chunks"] for row in made]
+    assert short == [1, 2]
+    assert 5 < long < 500, "no further than its share"
+    samples = [chunking.RowSample(**row) for row in made]
+    assert chunking.choose(samples, num_workers=2, num_rows=3)[0] == "groupby"
