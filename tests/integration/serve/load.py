@@ -11,6 +11,8 @@ import httpx2
 __all__ = ["NUM_CLIENTS", "RETRIABLE", "Load"]
 
 NUM_CLIENTS = 4
+REST_S = 0.05
+"""Of each client, between two requests: a job beside clients without any gets no more than its slices."""
 RETRIABLE = {"500", "503", "RemoteProtocolError"}
 """What clients take as a reason to ask again; these answers are of Serve's proxies."""
 
@@ -40,7 +42,7 @@ class Load:
 
     def _ask(self) -> None:
         with httpx2.Client(timeout=120) as client:
-            while not self._is_over.is_set():
+            while not self._is_over.wait(REST_S):
                 try:
                     answer = client.post(self._url, json={"inputs": "Hello"})
                     self.statuses[str(answer.status_code)] += 1
