@@ -43,6 +43,7 @@ __all__ = [
     "WriteConfig",
     "chunking_problems",
     "input_problems",
+    "of_one_task",
     "split_inputs",
 ]
 
@@ -54,6 +55,7 @@ OF_OWN_WORKERS = ("concurrency", "num_gpus", "num_cpus", "num_threads", "stages"
 ReadFormat = Literal["parquet", "jsonl", "csv", "text", "arrow", "webdataset", "images", "audio", "video", "binary"]
 WriteFormat = Literal["parquet", "jsonl", "webdataset"]
 TASK_IS_REQUIRED = "task: is required; or tasks, if there are several."
+ERROR_IS_A_COLUMN = "tasks.error: is the name of another column. Call the task something else."
 OF_ONE_TASK = ("task", "model", "parameters", "optimize", "output_column", "prediction_type", "serve")
 """Settings of a job that each of several tasks has by itself, or none."""
 COMPRESSIONS_OF = {
@@ -395,6 +397,17 @@ class Constant(_Config):
     constant: Any = Field(description="The value.")
 
 
+def of_one_task(workers: WorkersConfig) -> dict[str, str]:
+    """Settings of workers that are asked for and that several tasks cannot share: how a message names them.
+
+    >>> of_one_task(WorkersConfig(stages="split"))
+    {'stages': 'stages: split'}
+    """
+    found = {"serve": "serve"} if workers.serve is not None else {}
+    alone = {"stages": "split", "chunking": "groupby"}
+    return found | {name: f"{name}: {value}" for name, value in alone.items() if getattr(workers, name) == value}
+
+
 Inputs = dict[str, str | list[Any] | Constant]
 
 
@@ -481,6 +494,10 @@ class Job(_Config):
             return {self.output_column: self}
         return {name: self._part(name, one) for name, one in self.tasks.items()}
 
+    def where_of(self, name: str) -> str:
+        """What comes before the settings of a part, as in `tasks.NAME.model`; nothing in a job of one task."""
+        return f"tasks.{name}." if self.tasks else ""
+
     def _part(self, name: str, one: TaskConfig) -> Job:
         own = {key: getattr(one, key) for key in ("task", "model", "parameters", "optimize")}
         task = tasks.resolve(one.task, has_own_pipeline=True)
@@ -497,13 +514,11 @@ class Job(_Config):
         if twice := [name for name in OF_ONE_TASK if name in self.model_fields_set]:
             raise ValueError(f"{', '.join(twice)}: excludes tasks, each of which has its own. Drop one.")
         if "error" in self.tasks:
-            raise ValueError("tasks.error: is the name of another column. Call the task something else.")
-        workers = self.workers
-        alone = {"serve": workers.serve is not None, "stages: split": workers.stages == "split"}
-        alone["chunking: groupby"] = workers.chunking == "groupby"
-        if found := [f"workers.{name}" for name, is_asked in alone.items() if is_asked]:
+            raise ValueError(ERROR_IS_A_COLUMN)
+        if alone := of_one_task(self.workers):
+            found = ", ".join(f"workers.{setting}" for setting in alone.values())
             raise ValueError(
-                f"{', '.join(found)}: excludes tasks: a worker does all of a row, for all of the tasks. Drop it, or "
+                f"{found}: excludes tasks: a worker does all of a row, for all of the tasks. Drop it, or "
                 "run a job for each task."
             )
         return self

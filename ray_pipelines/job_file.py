@@ -84,8 +84,7 @@ def validate_job(values: Mapping[str, Any]) -> Job:
         for name, part in job.parts.items():
             has_own_pipeline = bool(part.model.pipeline_class or part.model.trust_remote_code)
             task = tasks.generic(part.task) if has_own_pipeline or problems else tasks.get(part.task)
-            found = chunking_problems(task, part.workers, part.batch)
-            problems += [f"tasks.{name}.{problem}" for problem in found] if job.tasks else found
+            problems += [job.where_of(name) + problem for problem in chunking_problems(task, part.workers, part.batch)]
     if problems or job is None:
         raise ConfigError(dict.fromkeys(problems))
     return job

@@ -18,7 +18,6 @@ from one run to the next, which nothing needs). And a row is put together only i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_pipelines.arrow import CHUNK_TYPE, errors_to_arrow, set_column
-from ray_pipelines.data.counting import COUNTERS_COLUMN, WorkerClock, counters_of
+from ray_pipelines.data.counting import COUNTERS_COLUMN, counters_of
 from ray_pipelines.data.workers import (
     READ_ERROR_COLUMN,
+    ModelWorker,
     counted,
     items_of_table,
     results_of_rows,
@@ -157,25 +157,12 @@ def _carried_column(rows: pa.Table, are_carriers: np.ndarray) -> pa.Array:
     return pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(are_carriers)]), structs)
 
 
-class ChunkWorker:
-    """The forward stage: an actor that holds the weights and sees chunks, of whatever rows.
+class ChunkWorker(ModelWorker):
+    """The forward stage: an actor that holds the weights and sees chunks, of whatever rows."""
 
-    Args:
-        setup: What to load and how to run it.
-    """
-
-    def __init__(self, setup: WorkerSetup) -> None:
-        start_s = time.perf_counter()
-        self.setup = setup
-        self.runner = setup.load()
-        self._clock = WorkerClock(start_s)
-
-    def __call__(self, part: pa.Table) -> pa.Table:
+    def output_of(self, part: pa.Table) -> pa.Table:
         """The part with model outputs, or errors, in place of model inputs; carriers as they came."""
-        before = self.runner.counters.copy()
-        with self._clock.working(self.runner.counters):
-            output = forward_part(part, self.runner)
-        return counted(output, self.runner.counters.since(before), self.setup)
+        return forward_part(part, self.runner)
 
 
 def forward_part(part: pa.Table, runner: Runner) -> pa.Table:

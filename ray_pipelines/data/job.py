@@ -57,7 +57,7 @@ def check_job(job: Job) -> Input:
     problems: list[str] = []
     source = None
     for name, part in job.parts.items():
-        problems += [f"tasks.{name}.{p}" if job.tasks else p for p in _model_problems(part)]
+        problems += [job.where_of(name) + problem for problem in _model_problems(part)]
     try:
         source = describe_input(job)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import ValidationError
 
-from ray_pipelines.config import WorkersConfig
+from ray_pipelines.config import ERROR_IS_A_COLUMN, WorkersConfig, of_one_task
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.validation import describe_validation_error
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["PipelinesSpec", "pipelines"]
 
 ITEMS_AT_A_TIME = 512
-OF_ONE = ("serve", "stages", "chunking")
 
 
 @dataclass(frozen=True)
@@ -177,18 +176,15 @@ def _problems(specs: Mapping[str, PipelineSpec], workers: WorkersConfig) -> list
     """Why specifications cannot share a worker."""
     if not specs:
         return ["tasks: expected at least one task; got none."]
-    problems = []
+    problems = [
+        f"workers.{name}: excludes several tasks in one worker. Drop it, or run a job for each task."
+        for name in of_one_task(workers)
+    ]
     defaults = WorkersConfig()
-    for key in OF_ONE:
-        allowed = {"stages": ("auto", "fused"), "chunking": ("auto", "in_worker")}.get(key, (None,))
-        if getattr(workers, key) not in allowed:
-            problems.append(
-                f"workers.{key}: excludes several tasks in one worker. Drop it, or run a job for each task."
-            )
     first = next(iter(specs.values()))
     for name, spec in specs.items():
         if name == "error":
-            problems.append("tasks.error: is the name of another column. Call the task something else.")
+            problems.append(ERROR_IS_A_COLUMN)
         if spec.task.result_type is None:
             problems.append(
                 f"tasks.{name}: expected a task whose results have a known type; got {spec.task_name}, which only its "

@@ -42,7 +42,7 @@ def configuration(job: Job, source: Input, models: Mapping[str, PinnedModel]) ->
     }
     for name, part in job.parts.items():
         own = _of_part(part, source.inputs[name], models[name])
-        values |= {f"tasks.{name}.{key}": value for key, value in own.items()} if job.tasks else own
+        values |= {job.where_of(name) + key: value for key, value in own.items()}
     plain = json.loads(json.dumps(values, default=_plain))
     assert isinstance(plain, dict)
     return plain

@@ -91,7 +91,7 @@ def describe_input(job: Job) -> Input:
     for name, (part, task) in parts.items():
         own = part.inputs or {f.name: f.name for f in task.inputs if f.required or f.name in schema.names}
         inputs[name] = dict(own)
-        problems += [f"tasks.{name}.{p}" if job.tasks else p for p in input_problems(task, own, schema.names)]
+        problems += [job.where_of(name) + problem for problem in input_problems(task, own, schema.names)]
     for where, columns in (("read.columns", job.read.columns), ("write.columns", job.write.columns)):
         problems += [
             f'{where}: the dataset has no column "{name}".{did_you_mean(name, schema.names)} It has: '

@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,7 @@ __all__ = [
     "READ_ERROR_COLUMN",
     "ApplicationSetup",
     "ForwardWorker",
+    "ModelWorker",
     "PipelineWorker",
     "WorkerSetup",
     "field_value",
@@ -168,8 +170,8 @@ class WorkerSetup:
         return _runner_without_weights(self.task_name, _Hidden(self))
 
 
-class PipelineWorker:
-    """The fused stage: an actor that does all of a row.
+class ModelWorker(ABC):
+    """An actor that holds a pipeline, and counts what each table has cost it.
 
     Args:
         setup: What to load and how to run it.
@@ -182,11 +184,23 @@ class PipelineWorker:
         self._clock = WorkerClock(start_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with its predictions and errors."""
+        """What the stage makes of the table, with its counters."""
         before = self.runner.counters.copy()
         with self._clock.working(self.runner.counters):
-            output = with_results(table, self._results(table), self.setup)
+            output = self.output_of(table)
         return counted(output, self.runner.counters.since(before), self.setup)
+
+    @abstractmethod
+    def output_of(self, table: pa.Table) -> pa.Table:
+        """What the stage makes of the table."""
+
+
+class PipelineWorker(ModelWorker):
+    """The fused stage: an actor that does all of a row."""
+
+    def output_of(self, table: pa.Table) -> pa.Table:
+        """The table with its predictions and errors."""
+        return with_results(table, self._results(table), self.setup)
 
     @property
     def counters(self) -> Counters:
@@ -227,34 +241,21 @@ def preprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     return counted(output, runner.counters.since(before), setup)
 
 
-class ForwardWorker:
-    """The forward stage: an actor that holds the weights and sees only model inputs.
+class ForwardWorker(ModelWorker):
+    """The forward stage: an actor that holds the weights and sees only model inputs."""
 
-    Args:
-        setup: What to load and how to run it.
-    """
-
-    def __init__(self, setup: WorkerSetup) -> None:
-        start_s = time.perf_counter()
-        self.setup = setup
-        self.runner = setup.load()
-        self._clock = WorkerClock(start_s)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def output_of(self, table: pa.Table) -> pa.Table:
         """The table with model outputs in place of model inputs."""
         from ray_pipelines.engine.transfer import pack
 
-        before = self.runner.counters.copy()
-        with self._clock.working(self.runner.counters):
-            outputs = results_of_rows(
-                self.runner,
-                table.select([TENSORS_COLUMN]),
-                "forward",
-                lambda rows: self.runner.outputs(_chunks_of_table(table, rows)),
-            )
-            packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
-            output = _with_tensors(table, packed)
-        return counted(output, self.runner.counters.since(before), self.setup)
+        outputs = results_of_rows(
+            self.runner,
+            table.select([TENSORS_COLUMN]),
+            "forward",
+            lambda rows: self.runner.outputs(_chunks_of_table(table, rows)),
+        )
+        packed = [row if isinstance(row, RowError) else attempt("forward", _packer(pack, row)) for row in outputs]
+        return _with_tensors(table, packed)
 
 
 def postprocess_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
