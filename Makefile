@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-BENCHMARKS := $(filter-out __init__ common contenders,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ common contenders http_load,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .PHONY: install demo test test-gpu bench lint pages format clean
 

@@ -69,7 +69,10 @@ class ServeConfig(_Config):
     )
     timeout_s: float = Field(60, gt=0, description="Seconds after which a request gets 504 and is dropped.")
     slice_budget_ms: float = Field(
-        20, gt=0, description="How long a batch job's slice may keep online requests waiting, once there are some."
+        20,
+        gt=0,
+        description="How long a batch job's slice may keep online requests waiting, once there are some; up to 100 ms "
+        "where their own forwards take two thirds of that or longer.",
     )
     open_to_all: bool = Field(
         True, description="Answer without a key where RAY_PIPELINES_API_KEYS is not set; false refuses to start."

@@ -15,14 +15,12 @@ from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError, attempt
 from ray_pipelines.serve.cpu import Lane
 from ray_pipelines.serve.lanes import Entry, Job, Lanes
-from ray_pipelines.serve.slices import SliceSize
+from ray_pipelines.serve.slices import LONGEST_S, SliceSize, smoothed
 
 __all__ = ["DeviceThread", "SchedulerStats"]
 
 PICKED_BATCHES = 2
 """Of requests: their answers come together, and the executor can try larger batches than it knows to be best."""
-FULL_SLICE_S = 0.1
-SMOOTHING = 0.2
 
 
 @dataclass
@@ -63,8 +61,8 @@ class DeviceThread:
         self._lanes = Lanes()
         self._is_online = is_online
         self._stats = stats
-        self._slices = {True: SliceSize(slice_budget_s), False: SliceSize(FULL_SLICE_S)}
-        self._seconds_per_cost = 0.0
+        self._slices = {True: SliceSize(slice_budget_s), False: SliceSize(LONGEST_S)}
+        self._seconds_per_cost: float | None = None
         self._since_s: float | None = None
         self._changed = threading.Condition()
         self._is_closed = False
@@ -95,7 +93,7 @@ class DeviceThread:
     @property
     def queue_s(self) -> float:
         """Estimated seconds of the online entries that wait."""
-        return self._lanes.queued_cost * self._seconds_per_cost
+        return self._lanes.queued_cost * (self._seconds_per_cost or 0.0)
 
     @property
     def busy_s(self) -> float:
@@ -181,9 +179,9 @@ class DeviceThread:
         padded = max(entry.cost for entry in picked) * len(picked)
         if lane == "batch" and padded:
             self._slices[self._is_online()].note(padded, elapsed_s)
+        if lane == "online" and padded:
+            self._slices[True].note_request(elapsed_s)
         self._stats.cost[lane] += sum(entry.cost for entry in picked)
         self._stats.padded_cost[lane] += padded
         if padded:
-            latest = elapsed_s / padded
-            known = self._seconds_per_cost
-            self._seconds_per_cost = latest if not known else known + SMOOTHING * (latest - known)
+            self._seconds_per_cost = smoothed(self._seconds_per_cost, elapsed_s / padded)

@@ -9,8 +9,8 @@ the same cost as the oldest. Nobody waits for a batch to fill, so a lone request
 batches grow by themselves. Entries are chunks, so a long recording does not hold up others for longer than one forward.
 
 The batch lane has the device when no online entry waits. Its slices are as large as the executor's batches while
-nobody is online (or as several, up to `FULL_SLICE_S`), and else as large as `slice_budget_ms` allows, by what slices
-have cost lately. Once it has waited for `STARVING_S`, it gets a slice anyway.
+nobody is online (or as several, up to `LONGEST_S`), and else as large as `slice_budget_ms` allows, or the time
+of requests' own forwards, by what slices have cost lately. Once it has waited for `STARVING_S`, it gets a slice anyway.
 What cannot be cut is a single chunk's forward: a generation holds the device until it is done.
 
 Why not `@serve.batch`: it forms batches before it can run them, fails all for one, and knows neither cost nor lanes.

@@ -12,6 +12,7 @@ import torch
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import RowError
 from ray_pipelines.serve import lanes as module
+from ray_pipelines.serve import slices
 from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.config import ServeConfig
 from ray_pipelines.serve.refusals import Refused
@@ -202,7 +203,22 @@ def test_slices_grow_until_they_take_their_time_and_shrink_at_once() -> None:
     assert size.num_entries(cost=4) == 1
 
 
-def test_slices_are_short_while_somebody_is_online_and_full_when_nobody_is(device: Device, make: Any) -> None:
+def test_slices_may_take_as_long_as_requests_but_no_longer_than_a_tenth_of_a_second() -> None:
+    size = SliceSize(budget_s=0.02)
+    size.note_request(0.01)
+    assert size.budget_s == 0.02
+    for _ in range(30):
+        size.note_request(0.04)
+    assert size.budget_s == pytest.approx(0.06, rel=0.01)
+    size.note_request(8.0)
+    assert size.budget_s == 0.1
+
+
+def test_slices_are_short_while_somebody_is_online_and_full_when_nobody_is(
+    device: Device, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "OF_A_REQUEST", 0)
+
     async def main() -> tuple[int, int]:
         scheduler = make(slice_budget_ms=1e-6)
         await run_block(scheduler, device, items(["row"] * 64))
