@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def start(serving: Serving, *, host: str = "127.0.0.1", port: int = 8000) -> Non
 
 
 def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Callable[[], None]) -> None:
-    """Serves until Ctrl-C, and takes the application away then.
+    """Serves until Ctrl-C, or SIGTERM as containers get it, and takes the application away then.
 
     Args:
         serving: What to serve.
@@ -175,6 +176,8 @@ def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Call
     except RuntimeError as error:
         reason = serve.status().applications[serving.serve.name].message.strip().splitlines()
         raise JobError(f"{serving.task}: the replica cannot start: {reason[-1] if reason else error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         on_start()
         threading.Event().wait()

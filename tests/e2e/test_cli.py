@@ -7,14 +7,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
 from ray_pipelines import tasks
+from tests.integration.serve.conftest import free_port
 
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
@@ -129,6 +132,31 @@ def test_every_task_has_an_example_job() -> None:
     jobs = [yaml.safe_load(file.read_text()) for file in (ROOT / "jobs").glob("*.yaml")]
     named = {job["task"] for job in jobs if "tasks" not in job}
     assert {tasks.get(name).name.partition("_")[0] for name in named} == set(tasks.names())
+
+
+def test_serve_answers_until_it_is_told_to_end(model: Model, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"task": "fill-mask", "model": model("bert-mlm")}))
+    arguments = [sys.executable, "-m", "ray_pipelines", "serve", str(tmp_path / "job.yaml"), "--port", str(port)]
+    with tempfile.TemporaryDirectory(prefix="end-", dir="/tmp") as folder:
+        environment = {"COLUMNS": "200", "NO_COLOR": "1", "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
+        with subprocess.Popen(
+            arguments,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(3)]
+            assert f"Answers at http://127.0.0.1:{port}" in lines[1]
+            answer = httpx2.post(f"http://127.0.0.1:{port}", json={"inputs": "The [MASK] fox"}, timeout=60)
+            assert len(answer.json()) == 5
+            process.terminate()
+            _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in stderr and "SIGTERM" not in stderr
 
 
 def test_demo_is_right_on_held_out_digits() -> None:
