@@ -171,18 +171,27 @@ def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Call
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         start(serving, host=host, port=port)
     except RuntimeError as error:
-        reason = serve.status().applications[serving.serve.name].message.strip().splitlines()
-        raise JobError(f"{serving.task}: the replica cannot start: {reason[-1] if reason else error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        raise JobError(f"{serving.task}: {_why_not_started(serving.serve.name, error)}") from error
     try:
         on_start()
         threading.Event().wait()
     except KeyboardInterrupt:
         serve.delete(serving.serve.name)
+
+
+def _why_not_started(name: str, error: RuntimeError) -> str:
+    """The replica's reason, or else that of Serve, whose proxy's alerts stand among much else."""
+    found = serve.status().applications.get(name)
+    if found is not None and found.message.strip():
+        return f"the replica cannot start: {found.message.strip().splitlines()[-1]}"
+    lines = str(error).strip().splitlines()
+    alerts = [line.split(" : ")[-1].strip() for line in lines if "[ALERT]" in line]
+    return f"Serve cannot start: {'; '.join(alerts[:2]) or lines[-1]}"
 
 
 def _bind(serving: Serving) -> Application:
