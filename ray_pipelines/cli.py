@@ -32,10 +32,10 @@ EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done
 FIRST_STEPS = """\
 [bold]First steps[/]
 
-  ray-pipelines tasks image-classification          a task, and a job file to start from
-  ray-pipelines check job.yaml                      everything that is wrong with it, at once
-  ray-pipelines plan job.yaml                       some rows: how fast, how long, how much memory
-  ray-pipelines run job.yaml --set read.limit=100   results, dead letters and a report, in write.path
+  ray-pipelines tasks image-classification         a task, with a job file
+  ray-pipelines check job.yaml                     all that is wrong with it
+  ray-pipelines plan job.yaml                      how fast, how long it takes
+  ray-pipelines run job.yaml --set read.limit=100  results and a report
 
 Job files, one for each task, and every setting: jobs/README.md. When things go wrong: README.md.
 
@@ -111,7 +111,8 @@ def run(
     """Run a job: read, predict, write results and dead letters.
 
     Rows that fail become dead letters, and the job goes on (up to max_error_rate). The job runs on the Ray cluster that
-    RAY_ADDRESS names or that this machine has, else on a local one.
+    RAY_ADDRESS names or that this machine has, else on a local one. Whatever ends it, the same command goes on from
+    there.
 
     Example: ray-pipelines run jobs/text-classification.yaml --set read.limit=100
     """
