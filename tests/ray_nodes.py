@@ -1,0 +1,115 @@
+"""Nodes of a Ray cluster on this machine, each a `ray start` with a folder, ports and an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RAY = Path(sys.executable).parent / "ray"
+STARTED = "Ray runtime started"
+WAITING, GO = "wait: ", "go"
+"""How the text of a row begins that waits, and the name of the note that lets it go on (`watched_pipelines.py`)."""
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody has at the moment, all different."""
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class RayNode:
+    """A node that is starting, or has started.
+
+    Args:
+        folder: Where it keeps its files; short, as sockets are among them. On one machine, nodes that share a folder
+            unpack what is uploaded over each other.
+        arguments: Of `ray start`.
+        environment: Of its processes, and so of the workers on it.
+        metrics_port: Where it exports metrics; unset, any free port.
+    """
+
+    def __init__(
+        self, folder: str, arguments: Sequence[str], environment: Mapping[str, str], metrics_port: int | None = None
+    ) -> None:
+        # Agents of other clusters on this machine may have Ray's own ports.
+        agent, metrics = free_ports(2)
+        command = [str(RAY), "start", *arguments, "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
+        command += [f"--metrics-export-port={metrics_port or metrics}", f"--dashboard-agent-listen-port={agent}"]
+        command += ["--object-store-memory=200000000"]
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def wait(self) -> None:
+        """Waits until it has started."""
+        assert self.process.stdout is not None
+        seen = ""
+        for line in self.process.stdout:
+            seen += line
+            if STARTED in line:
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()
+                return
+        raise AssertionError(seen)
+
+    def kill_raylet(self) -> None:
+        """Kills the raylet with SIGKILL, as a machine that goes without a word."""
+        [raylet] = [pid for pid in children(self.process.pid) if b"raylet/raylet" in command_line(pid)]
+        os.kill(raylet, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+
+    def join(self) -> None:
+        """Waits until it has ended."""
+        self.process.wait(timeout=60)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    """The command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_until(is_so: Callable[[], bool], running: Any, timeout_s: float = 150) -> None:
+    """Waits until something is so while a job runs.
+
+    Args:
+        is_so: Asked now and then.
+        running: Future of the job, which must not end before.
+        timeout_s: Seconds after which the test fails.
+    """
+    until_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert not running.done(), f"the job ended too early: {running.result()}"
+        assert time.monotonic() < until_s, "nothing happens"
+        time.sleep(0.1)
