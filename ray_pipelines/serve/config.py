@@ -71,8 +71,8 @@ class ServeConfig(_Config):
     slice_budget_ms: float = Field(
         20,
         gt=0,
-        description="How long a batch job's slice may keep online requests waiting, once there are some; up to 100 ms "
-        "where their own forwards take two thirds of that or longer.",
+        description="How long a batch job's slice may keep online requests waiting, once there are some; longer, up "
+        "to 100 ms, where their own forwards take long.",
     )
     open_to_all: bool = Field(
         True, description="Answer without a key where RAY_PIPELINES_API_KEYS is not set; false refuses to start."

@@ -6,7 +6,7 @@ __all__ = ["LONGEST_S", "SliceSize", "smoothed"]
 
 MIN_GROWTH, MAX_GROWTH = 4 / 3, 2.0
 OF_A_REQUEST = 1.5
-"""How much longer than the forwards of requests a slice beside them may take, where that is more than its budget."""
+"""How many times as long as forwards of requests a slice beside them may take, where its budget is less."""
 LONGEST_S = 0.1
 """Of a slice, whatever else would allow more."""
 SMOOTHING = 0.2
