@@ -379,6 +379,11 @@ class WriteConfig(_Config):
         "one; error: refuse both; overwrite: start anew, and replace what is there when the new run is finished.",
     )
 
+    @field_validator("path")
+    @classmethod
+    def _without_a_last_slash(cls, path: str) -> str:
+        return path if path.endswith("://") else path.rstrip("/") or path
+
     @model_validator(mode="after")
     def _options_of_the_format(self) -> WriteConfig:
         known = COMPRESSIONS_OF[self.format]

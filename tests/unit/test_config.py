@@ -272,3 +272,11 @@ def test_schema_knows_several_tasks() -> None:
     assert not validator.is_valid({key: value for key, value in SEVERAL.items() if key != "tasks"})
     wrong = {**SEVERAL["tasks"], "sentiment": {"task": "text-classification", "parameters": {"topk": 1}}}
     assert not validator.is_valid({**SEVERAL, "tasks": wrong})
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [("s3://bucket/out/", "s3://bucket/out"), ("out", "out"), ("/", "/"), ("memory://", "memory://")],
+)
+def test_a_last_slash_of_the_output_says_nothing(written: str, path: str) -> None:
+    assert validate_job({**GOOD, "write": {"path": written}}).write.path == path
