@@ -42,13 +42,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import bars, classifier, docstrings, load, loop, save, seconds_of
+from benchmarks.http_load import PARAMETERS
 
 PORT = 8123
 BLOCK = 32
 JOB_ROWS = 16384
 MAX_SHORT = 160
 SATURATING = 32
-PARAMETERS = {"truncation": True, "max_length": 256}
 CLIENTS = {"closed loop": ["--clients", "2", "--rest-ms", "100"], "open loop": ["--per-second", "12"]}
 
 
@@ -364,7 +364,7 @@ class Bench:
         return made[0], speed
 
     def _ask(self, name: str, texts: Sequence[str], *options: str) -> dict[str, Any]:
-        route = name.strip("@").replace(" ", "-").replace(".", "-")
+        route = _route(name)
         seconds = [] if "--seconds" in options else ["--seconds", str(self.seconds)]
         command = [sys.executable, "-m", "benchmarks.http_load", f"http://127.0.0.1:{PORT}/{route}", *options, *seconds]
         ended = subprocess.run(command, input=json.dumps(list(texts)), capture_output=True, text=True, check=True)
@@ -428,11 +428,16 @@ def _cluster(proxy: str) -> Iterator[Path]:
             ray.shutdown()
 
 
+def _route(name: str) -> str:
+    """A contender's name as part of an address."""
+    return name.strip("@").replace(" ", "-").replace(".", "-")
+
+
 @contextlib.contextmanager
 def _deployed(name: str, application: Any) -> Iterator[Any]:
     from ray import serve
 
-    route = name.strip("@").replace(" ", "-").replace(".", "-")
+    route = _route(name)
     handle = serve.run(application, name=route, route_prefix=f"/{route}")
     try:
         yield handle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,21 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.machine import PARENT, command_line, free_ports, processes
+
 RAY = Path(sys.executable).parent / "ray"
 STARTED = "Ray runtime started"
 WAITING, GO = "wait: ", "go"
 """How the text of a row begins that waits, and the name of the note that lets it go on (`watched_pipelines.py`)."""
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody has at the moment, all different."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class RayNode:
@@ -38,16 +28,16 @@ class RayNode:
             unpack what is uploaded over each other.
         arguments: Of `ray start`.
         environment: Of its processes, and so of the workers on it.
-        metrics_port: Where it exports metrics; unset, any free port.
+
+    Attributes:
+        metrics_port: Where it exports metrics.
     """
 
-    def __init__(
-        self, folder: str, arguments: Sequence[str], environment: Mapping[str, str], metrics_port: int | None = None
-    ) -> None:
+    def __init__(self, folder: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         # Agents of other clusters on this machine may have Ray's own ports.
-        agent, metrics = free_ports(2)
+        agent, self.metrics_port = free_ports(2)
         command = [str(RAY), "start", *arguments, "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
-        command += [f"--metrics-export-port={metrics_port or metrics}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--metrics-export-port={self.metrics_port}", f"--dashboard-agent-listen-port={agent}"]
         command += ["--object-store-memory=200000000"]
         self.process: subprocess.Popen[str] = subprocess.Popen(
             command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -66,7 +56,11 @@ class RayNode:
 
     def kill_raylet(self) -> None:
         """Kills the raylet with SIGKILL, as a machine that goes without a word."""
-        [raylet] = [pid for pid in children(self.process.pid) if b"raylet/raylet" in command_line(pid)]
+        [raylet] = [
+            pid
+            for pid, fields in processes()
+            if int(fields[PARENT]) == self.process.pid and b"raylet/raylet" in command_line(pid)
+        ]
         os.kill(raylet, signal.SIGKILL)
 
     def stop(self) -> None:
@@ -76,28 +70,6 @@ class RayNode:
     def join(self) -> None:
         """Waits until it has ended."""
         self.process.wait(timeout=60)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == pid:
-                found.append(int(entry.name))
-    return found
-
-
-def command_line(pid: int) -> bytes:
-    """The command line of a process."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def wait_until(is_so: Callable[[], bool], running: Any, timeout_s: float = 150) -> None:

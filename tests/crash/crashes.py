@@ -33,6 +33,7 @@ from ray_pipelines.config import FilesystemConfig
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import ROW_BITS, source_of
 from ray_pipelines.data.resume import COMMITS, Commit
+from tests.machine import SESSION, command_line, processes
 
 ROOT = Path(__file__).parents[2]
 ROWS_OF_FILE = 250
@@ -219,16 +220,7 @@ def kill_one(driver: int, victim: str) -> bool:
 
 def descendants(pid: int) -> list[int]:
     """The processes in the session that a driver leads."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
-            except OSError:
-                continue
-            if session == pid or environment_has(int(entry.name), pid):
-                found.append(int(entry.name))
-    return found
+    return [other for other, fields in processes() if int(fields[SESSION]) == pid or environment_has(other, pid)]
 
 
 def environment_has(pid: int, driver: int) -> bool:
@@ -237,14 +229,6 @@ def environment_has(pid: int, driver: int) -> bool:
         return f"CRASH_DRIVER={driver}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
-
-
-def command_line(pid: int) -> bytes:
-    """The command line of a process, which Ray sets to what it does."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def kill_group(driver: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ray_pipelines import tasks
-from tests.integration.serve.conftest import free_port
+from tests.machine import free_port
 
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]

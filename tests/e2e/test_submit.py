@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,12 @@ import pytest
 import yaml
 
 from ray_pipelines.data.prometheus import METRICS
+from tests.ray_nodes import RayNode
 
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PORT, DASHBOARD_PORT = 26379, 28265
-METRICS_PORTS = (28266, 28267)
 ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
@@ -55,52 +54,33 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(home: Path) -> Iterator[None]:
+def cluster(home: Path) -> Iterator[list[RayNode]]:
     """Two nodes of one CPU and of two, each a `ray start` of its own, with token authentication."""
-    with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = ["--head", "--num-cpus=2", f"--port={PORT}", f"--dashboard-port={DASHBOARD_PORT}"]
-        head += ["--include-dashboard=true", f"--temp-dir={folder}/head", "--object-store-memory=200000000"]
-        # Agents of other clusters on this machine have Ray's own port.
-        head += [f"--metrics-export-port={METRICS_PORTS[0]}", f"--dashboard-agent-listen-port={DASHBOARD_PORT + 11}"]
-        second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--object-store-memory=200000000"]
-        # On one machine, nodes that share a folder unpack what is uploaded over each other.
-        second += [f"--temp-dir={folder}/second", f"--metrics-export-port={METRICS_PORTS[1]}"]
-        second += [f"--dashboard-agent-listen-port={DASHBOARD_PORT + 12}"]
+        head += ["--include-dashboard=true"]
+        second = [f"--address=127.0.0.1:{PORT}", "--num-cpus=1"]
         env = environment(home, RAY_AUTH_MODE="token", RAY_BACKEND_LOG_LEVEL="fatal")
-        nodes = []
+        nodes: list[RayNode] = []
         try:
-            for arguments in (head, second):
-                start = [str(BIN / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
-                nodes.append(
-                    subprocess.Popen(start, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                )
-                wait_for(nodes[-1], "Ray runtime started")
-            yield
+            for name, arguments in (("head", head), ("second", second)):
+                nodes.append(RayNode(f"{folder}/{name}", arguments, env))
+                nodes[-1].wait()
+            yield nodes
         finally:
             for node in nodes:
-                node.terminate()
+                node.stop()
             for node in nodes:
-                node.wait(timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
+                node.join()
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if text in line:
-            return
-    raise AssertionError(seen)
-
-
-def exported_names() -> set[str]:
-    """Names of our metrics at the endpoints of both nodes, once Ray has brought the last of them there."""
+def exported_names(nodes: list[RayNode]) -> set[str]:
+    """Names of our metrics at the endpoints of all nodes, once Ray has brought the last of them there."""
     wanted = METRICS["batch_size"].exported_name
     for _ in range(60):
         names: set[str] = set()
-        for port in METRICS_PORTS:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        for node in nodes:
+            with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_port}/metrics", timeout=10) as reply:
                 names |= set(re.findall(r"^(ray_pipelines_\w+)\{", reply.read().decode(), re.MULTILINE))
         if wanted in names:
             return names
@@ -123,8 +103,7 @@ def job_file(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "job.yaml"
 
 
-@pytest.mark.usefixtures("cluster")
-def test_submitted_jobs_end_as_the_jobs_did(job_file: Path, home: Path, tmp_path: Path) -> None:
+def test_submitted_jobs_end_as_the_jobs_did(cluster: list[RayNode], job_file: Path, home: Path, tmp_path: Path) -> None:
     submit = ("ray_pipelines", "submit", str(job_file), "--address", ADDRESS)
     done = command(home, *submit, "--name", "with-dead-letters")
     assert done.returncode == 3, done.stdout + done.stderr
@@ -134,7 +113,7 @@ def test_submitted_jobs_end_as_the_jobs_did(job_file: Path, home: Path, tmp_path
     assert again.returncode == 2, again.stdout + again.stderr
     assert "FAILED" in again.stderr and "holds the output of a finished run" in again.stdout
 
-    exported = exported_names()
+    exported = exported_names(cluster)
     missing = {metric.exported_name for metric in METRICS.values()} - exported
     # What did not happen is not exported: nothing ran out of memory, no batch failed, rows may be of one length.
     assert missing <= {METRICS[name].exported_name for name in ("out_of_memory", "failed_batches", "padding")}, exported

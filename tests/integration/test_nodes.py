@@ -23,7 +23,8 @@ import ray_pipelines as rp
 from ray_pipelines.job_file import validate_job
 from tests.closeness import assert_close
 from tests.hub_server import HubServer, hub_server
-from tests.ray_nodes import GO, WAITING, RayNode, free_ports, wait_until
+from tests.machine import free_port
+from tests.ray_nodes import GO, WAITING, RayNode, wait_until
 
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ class Cluster:
         self.folder, self.hub = Path(folder), hub
         self.notes = self.folder / "notes"
         self.notes.mkdir()
-        [self.port] = free_ports(1)
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.nodes: dict[str, RayNode] = {}
         self.driver = ProcessPoolExecutor(1, get_context("spawn"), connect, (self.environment("driver"),))

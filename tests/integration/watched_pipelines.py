@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,6 @@ class WatchedPipeline(transformers.TextClassificationPipeline):
 
 class WatchedChunks(transformers.ZeroShotClassificationPipeline):
     """A forward for each of a row's labels."""
-
-    def preprocess(self, inputs: str, *arguments: Any, **named: Any) -> Iterator[Any]:
-        yield from super().preprocess(inputs, *arguments, **named)
 
     def _forward(self, inputs: Any, **arguments: Any) -> Any:
         note("forward")

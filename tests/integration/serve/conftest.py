@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
+from tests.machine import free_port
 
 MODELS = {
     "text-classification": "bert-classifier",
@@ -63,14 +64,6 @@ BEHIND_PROXIES = (
     "image-to-image",
 )
 """One for each kind of body and answer: JSON, base64, bare files, forms, events, files."""
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 Server = Callable[[str], str]

@@ -20,8 +20,9 @@ import httpx2
 import pytest
 
 from tests.integration.serve import live
-from tests.integration.serve.conftest import free_port, haproxy
+from tests.integration.serve.conftest import haproxy
 from tests.integration.serve.load import NUM_CLIENTS, RETRIABLE, Load
+from tests.machine import free_port
 
 pytestmark = pytest.mark.long
 

@@ -1,0 +1,43 @@
+"""What tests ask the machine: free ports, and the processes that run."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["PARENT", "SESSION", "command_line", "free_port", "free_ports", "processes"]
+
+PARENT, SESSION = 1, 3
+"""Places in what `processes` gives of each: who started it, and the leader of its session."""
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody has at the moment, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    return free_ports(1)[0]
+
+
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """Each process: its id, and the fields of /proc/ID/stat after its name."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "stat").read_text().rpartition(")")[2].split()
+
+
+def command_line(pid: int) -> bytes:
+    """The command line of a process, which Ray sets to what it does."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
