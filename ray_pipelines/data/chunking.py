@@ -38,6 +38,8 @@ SAMPLE_ROWS = 64
 SAMPLE_S = 10.0
 SAMPLE_BYTES = 256 << 20
 ROW_SHARE = 1 / 8
+"""Of the sample's time and bytes, that one row may have. So many rows are looked at however long they take to decode."""
+
 LEAST_GAIN = 1.5
 """How much longer than its share of the work the longest row must take before a shuffle is worth its cost."""
 
@@ -183,8 +185,8 @@ def _sample(dataset: Dataset, setup: WorkerSetup) -> list[RowSample]:
 def sample_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
     """One `RowSample` for each row; those that there was no time for are left out.
 
-    A row is counted no further than `ROW_SHARE` of time and bytes, so that a long one does not hide that those after it
-    are short.
+    A row is counted no further than `ROW_SHARE` of time and bytes, and the time that it takes to decode ends no sample
+    of fewer rows than have such a share, so that a long one does not hide that those after it are short.
     """
     from ray_pipelines.engine.transfer import pack, packed_bytes
 
@@ -209,7 +211,7 @@ def sample_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:
         problem = problem or runner.steps.problem_with_stages
         samples.append(RowSample(num_chunks, num_bytes, problem))
         bytes_left -= num_bytes
-        if time.monotonic() > until_s or bytes_left < 0:
+        if (time.monotonic() > until_s or bytes_left < 0) and len(samples) >= 1 / ROW_SHARE:
             break
     schema = pa.schema([("num_chunks", pa.int64()), ("num_bytes", pa.int64()), ("problem", pa.string())])
     return pa.Table.from_pylist([sample._asdict() for sample in samples], schema=schema)

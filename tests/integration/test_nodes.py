@@ -182,7 +182,8 @@ def test_forwards_run_on_the_gpu_and_only_its_node_has_the_weights(
     job = cluster.submit(tmp_path, "org/one", TEXTS, workers=workers, model={"device": "cpu"})
     assert job.result() == {"num_rows": NUM_ROWS, "num_results": NUM_ROWS, "num_errors": 0}
     assert cluster.processes("forward").keys() == {"gpu"}
-    assert cluster.processes("preprocess").keys() == cluster.processes("postprocess").keys() == {"cpu"}
+    # The GPU's node has no processor left for other stages, until its worker has done all there is to do.
+    assert cluster.processes("preprocess").keys() == {"cpu"} and "cpu" in cluster.processes("postprocess")
     assert cluster.with_weights("org/one") == {"gpu"} and cluster.num_downloads("org/one") == 1
     assert_equal_to_a_run_alone(tmp_path, rp.pipeline("text-classification", model=model("bert-classifier")).run(TEXTS))
 

@@ -209,3 +209,11 @@ def test_a_sample_counts_a_long_row_so_far_and_those_after_it(monkeypatch: pytes
     assert 5 < long < 500, "no further than its share"
     samples = [chunking.RowSample(**row) for row in made]
     assert chunking.choose(samples, num_workers=2, num_rows=3)[0] == "groupby"
+
+
+def test_a_sample_is_of_several_rows_however_long_the_first_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps()
+    monkeypatch.setattr(steps, "problem_with_stages", None, raising=False)
+    monkeypatch.setattr(chunking, "SAMPLE_S", 0)
+    made = chunking.sample_table(table_of([[1] * 500] + [[1]] * 20), setup_of(watched(steps)))
+    assert made["num_chunks"].to_pylist() == [1] * 8, "one as a row that has had its time, and rows enough to compare"
