@@ -101,7 +101,7 @@ def _handler_of(server: S3Server) -> type[BaseHTTPRequestHandler]:
             pass
 
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self._body()
             if f"Credential={KEY}/" not in self.headers.get("Authorization", ""):
                 self._send(403, {}, DENIED)
                 return
@@ -110,7 +110,8 @@ def _handler_of(server: S3Server) -> type[BaseHTTPRequestHandler]:
                 self._send(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
                 return
             upstream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-            upstream.request(self.command, self.path, body=body, headers=dict(self.headers.items()))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+            upstream.request(self.command, self.path, body=body, headers=headers)
             reply = upstream.getresponse()
             data = reply.read()
             kept = {k: v for k, v in reply.getheaders() if k.lower() not in ("transfer-encoding", "connection", "date")}
@@ -119,6 +120,18 @@ def _handler_of(server: S3Server) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send(reply.status, kept, data)
             upstream.close()
+
+        def _body(self) -> bytes:
+            """What came with the request; pyarrow's client sends it in chunks, without its length."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b""
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return body
 
         def _send(self, status: int, headers: dict[str, str], data: bytes) -> None:
             self.send_response(status)
