@@ -38,7 +38,7 @@ SAMPLE_ROWS = 64
 SAMPLE_S = 10.0
 SAMPLE_BYTES = 256 << 20
 ROW_SHARE = 1 / 8
-"""Of the sample's time and bytes, that one row may have. So many rows are looked at however long they take to decode."""
+"""Part of the sample's time and bytes that one row may have; as many rows are looked at, however long that takes."""
 
 LEAST_GAIN = 1.5
 """How much longer than its share of the work the longest row must take before a shuffle is worth its cost."""

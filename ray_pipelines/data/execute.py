@@ -116,6 +116,7 @@ def execute(
     from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
     from ray_pipelines.data.nodes import cluster_nodes
+    from ray_pipelines.data.resources import wait_for_room
     from ray_pipelines.data.stages import apply_stages
 
     start_s = time.perf_counter()
@@ -146,6 +147,8 @@ def execute(
         task=described["task"],
         model=", ".join(part.model.name or "default" for part in job.parts.values()),
     )
+    if units and plan.application is None and not job.workers.autoscaling:
+        wait_for_room(plan, partial(cluster_nodes, beside_jobs=True))
     progress = _progress_of(run, plan.describe(), plan.min_workers)
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
     _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)

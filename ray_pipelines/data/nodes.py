@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,19 +16,21 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """What one node has in all, used or not.
+    """What one node has for a job, used or not.
 
     Attributes:
         num_cpus: Its CPUs; 0 where the cluster keeps work away from it, as from many a head node.
         num_gpus: Its GPUs.
         resources: All that it has by Ray's names, such as `accelerator_type:A10G`.
         labels: Its labels, such as `ray.io/market-type`.
+        held: What else it has, by Ray's names, and others hold who do not give it back.
     """
 
     num_cpus: float
     num_gpus: float = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, float] = field(default_factory=dict)
 
     def suits(self, placement: Mapping[str, Any]) -> bool:
         """Whether a worker that is placed so may run here, be there room or not.
@@ -75,17 +78,40 @@ def has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
     return (labels.get(key) in values) != text.startswith("!")
 
 
-def cluster_nodes() -> list[Node]:
-    """The living nodes of the connected cluster."""
+def cluster_nodes(*, beside_jobs: bool = False) -> list[Node]:
+    """The living nodes of the connected cluster, without what is held for good: replicas of Serve never end.
+
+    Args:
+        beside_jobs: Also without what the workers of other jobs hold for now.
+    """
     import ray
 
-    return [
-        Node(
-            num_cpus=node["Resources"].get("CPU", 0),
-            num_gpus=node["Resources"].get("GPU", 0),
-            resources=node["Resources"],
-            labels=node.get("Labels", {}),
+    held = _held(beside_jobs)
+    nodes = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        by_others = held[node["NodeID"]]
+        left = {name: amount - by_others.get(name, 0.0) for name, amount in node["Resources"].items()}
+        nodes.append(
+            Node(left.get("CPU", 0), left.get("GPU", 0), resources=left, labels=node.get("Labels", {}), held=by_others)
         )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return nodes
+
+
+def _held(by_jobs: bool) -> dict[str, Counter[str]]:
+    """Node: what actors of others hold there, those that outlive their job (as all of Serve do) and perhaps the rest.
+
+    Ray's own table of actors, as its public state API needs a dashboard, which a cluster may not have.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import ActorTableData
+
+    own = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    held: dict[str, Counter[str]] = defaultdict(Counter)
+    for serialized in state._connect_and_get_accessor().get_actor_table(None, "ALIVE"):
+        actor = ActorTableData.FromString(serialized)
+        if actor.is_detached or (by_jobs and actor.job_id != own):
+            held[actor.node_id.hex()].update(dict(actor.required_resources))
+    return held

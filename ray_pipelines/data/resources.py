@@ -3,6 +3,7 @@
 Ray waits without a word for resources that will never come: an actor that takes both of two CPUs leaves none for the
 tasks that read, and the job hangs. So CPUs are planned on purpose (one always stays free for the tasks that read,
 preprocess and write), the plan is checked before anything starts, and what cannot work is refused with the arithmetic.
+What Serve's replicas hold does not count, as they never give it back; for what other jobs hold, a job waits, saying so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from ray_pipelines.data.nodes import Node
 from ray_pipelines.errors import ConfigError, ResourceError
 from ray_pipelines.tasks import Task
 
-__all__ = ["ChunkPlan", "WorkerPlan", "plan_workers"]
+__all__ = ["ChunkPlan", "WorkerPlan", "plan_workers", "wait_for_room"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ TASK_CPUS = 1.0
 """CPUs of the largest Ray task beside the workers: reading, preprocessing or writing one block."""
 
 NODE_ID = "ray.io/node-id"
+LOOK_S, SAY_WAITING_S = 1.0, 60.0
 ENOUGH_IN_USE = 0.8
 """Share of the CPUs in use, of what smaller workers could use, at which larger (and fewer) workers are taken."""
 
@@ -278,7 +281,7 @@ def _check(plan: WorkerPlan, nodes: Sequence[Node]) -> None:
     """
     total_cpus, total_gpus = sum(node.num_cpus for node in nodes), sum(node.num_gpus for node in nodes)
     worker = f"{plan.num_cpus:g} CPUs" + (f" and {plan.num_gpus:g} GPUs" if plan.num_gpus else "")
-    has = f"the cluster has {total_cpus:g} CPUs and {total_gpus:g} GPUs on {len(nodes)} node(s)"
+    has = f"the cluster has {total_cpus:g} CPUs and {total_gpus:g} GPUs on {len(nodes)} node(s){_beside(nodes)}"
     if plan.placement and not any(node.suits(plan.placement) for node in nodes):
         wanted = ", ".join(f"{name}: {value}" for name, value in plan.placement.items())
         labels = sorted({f"{key}={value}" for node in nodes for key, value in node.labels.items() if key != NODE_ID})
@@ -313,6 +316,33 @@ def _check(plan: WorkerPlan, nodes: Sequence[Node]) -> None:
             f"{plan.min_workers} worker(s) of {worker} each; {has}, which they can leave with less on each, and the "
             "job would hang. Lower workers.num_cpus or workers.concurrency."
         )
+
+
+def _beside(nodes: Sequence[Node]) -> str:
+    """What others hold, for people."""
+    held = {name: sum(node.held.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    amounts = " and ".join(f"{amount:g} {name}s" for name, amount in held.items() if amount)
+    return f", beside {amounts} that others hold (Serve's replicas, other jobs)" if amounts else ""
+
+
+def wait_for_room(plan: WorkerPlan, find_nodes: Callable[[], Sequence[Node]]) -> None:
+    """Waits until other jobs leave room for the workers and the tasks beside them, and says for what it waits.
+
+    Two jobs whose workers take all CPUs between them leave none to read with, and would wait for each other for ever.
+
+    Args:
+        plan: What fits on the cluster when no other job runs.
+        find_nodes: Gives the nodes, without what other jobs hold now.
+    """
+    said_s = -math.inf
+    while True:
+        try:
+            return _check(plan, find_nodes())
+        except ResourceError as error:
+            if time.monotonic() - said_s > SAY_WAITING_S:
+                logger.warning("waiting for other jobs to end: %s", error)
+                said_s = time.monotonic()
+        time.sleep(LOOK_S)
 
 
 def _can_starve(

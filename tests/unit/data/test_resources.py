@@ -190,3 +190,10 @@ def test_a_growing_cluster_needs_to_know_how_far(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
     plan_workers(WorkersConfig(num_gpus=1, autoscaling=True), TEXT, [Node(2)])
     assert "grows to 1 worker(s)" in caplog.text
+
+
+def test_what_others_hold_is_named_where_the_rest_is_too_little() -> None:
+    nodes = [Node(1, 0, held={"CPU": 3, "GPU": 1})]
+    has = r"has 1 CPUs and 0 GPUs on 1 node\(s\), beside 3 CPUs and 1 GPUs that others hold"
+    with pytest.raises(ResourceError, match=has):
+        plan_workers(WorkersConfig(num_gpus=1), TEXT, nodes)
