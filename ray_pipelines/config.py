@@ -171,12 +171,14 @@ class WorkersConfig(_Config):
 
     concurrency: int | tuple[int, int] | None = Field(
         None,
-        description="Number of workers, or [least, most]; unset, one per GPU, or without GPUs one per node (several on "
-        "a node that is much larger than others).",
+        description="Number of workers, or [least, most]; unset, one per GPU. Without GPUs one per core, as far as "
+        "half of a node's memory and the rows are worth it; where num_cpus is set, one per node.",
     )
     num_gpus: float = Field(0, ge=0, description="GPUs of each worker; a fraction shares one.")
     num_cpus: float | None = Field(
-        None, ge=0, description="CPUs of each worker; unset, 1 with a GPU, else all of a node but one (1 for reading)."
+        None,
+        ge=0,
+        description="CPUs of each worker; unset, 1 with a GPU, else a worker's part of a node but for one CPU.",
     )
     accelerator_type: str | None = Field(
         None, description="Kind of GPU that each worker needs, as Ray calls it: T4, L4, A10G, A100, H100, …"
@@ -190,7 +192,7 @@ class WorkersConfig(_Config):
         default_factory=dict, description="Custom resources of each worker, as nodes of the cluster name them."
     )
     num_threads: int | None = Field(
-        None, gt=0, description="Torch threads of each worker; unset, its CPUs (a lone CPU worker: all of its node)."
+        None, gt=0, description="Torch threads of each worker; unset, its part of the cores of its node."
     )
     stages: Literal["auto", "fused", "split"] = Field(
         "auto",

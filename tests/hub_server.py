@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             "disabled": False,
             "library_name": "transformers",
             "tags": ["transformers"],
-            "siblings": [{"rfilename": name} for name in files],
+            "siblings": [{"rfilename": name, "size": path.stat().st_size} for name, path in files.items()],
         }
         readme = files.get("README.md")
         if readme is not None and (tag := _PIPELINE_TAG.search(readme.read_text(encoding="utf-8"))):

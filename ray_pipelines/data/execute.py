@@ -122,7 +122,7 @@ def execute(
     start_s = time.perf_counter()
     spec = spec_of_job(job)
     nodes = cluster_nodes()
-    plan = spec.plan(nodes)
+    plan = spec.plan(nodes, run.inventory.num_rows)
     units = remaining_units(run.inventory, run.ledger, run.only)
     rows = read_dataset(source, units, job)
     setup = setup_of_job(spec, source, plan, rows, _prediction_type(run, job))

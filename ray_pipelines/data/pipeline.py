@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 Data = TypeVar("Data")
 
+NOT_SENT = ("_loaded", "_pinned")
+"""What a specification keeps of its process: its runner, and the commits that names meant."""
+
 
 @dataclass(frozen=True)
 class PipelineSpec:
@@ -165,9 +168,9 @@ class PipelineSpec:
         from ray_pipelines.data.nodes import cluster_nodes
 
         nodes = cluster_nodes()
-        plan = self.plan(nodes)
-        setup = self.worker_setup(mapped, plan, dataset, prediction_type, has_items)
         num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
+        plan = self.plan(nodes, num_rows)
+        setup = self.worker_setup(mapped, plan, dataset, prediction_type, has_items)
         return setup, plan_chunks(dataset, setup, plan, nodes, num_rows)
 
     @overload
@@ -268,18 +271,16 @@ class PipelineSpec:
     def _runner(self) -> Runner:
         runner: Runner | None = self.__dict__.get("_loaded")
         if runner is None:
-            from ray_pipelines.engine.hub import resolve_model
             from ray_pipelines.engine.load import load_runner
 
             task = self.task
             parameters = tasks.validate_parameters(task, self.parameters)
-            pinned = resolve_model(task.name, self.model, self.instances)
-            runner = load_runner(task, pinned, parameters, self.batch, self.limits, self.seed, self.optimize)
+            runner = load_runner(task, self.pinned(), parameters, self.batch, self.limits, self.seed, self.optimize)
             self.__dict__["_loaded"] = runner
         return runner
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_loaded"}
+        return {name: value for name, value in self.__dict__.items() if name not in NOT_SENT}
 
     def known_result_type(self) -> pa.DataType | None:
         """Arrow type of one result, or None where it must be found on the first rows."""
@@ -310,8 +311,8 @@ class PipelineSpec:
             raise ConfigError(problems)
         return dict(inputs)
 
-    def plan(self, nodes: Sequence[Node]) -> WorkerPlan:
-        """What the workers get on these nodes, or which application has the rows.
+    def plan(self, nodes: Sequence[Node], num_rows: int | None = None) -> WorkerPlan:
+        """What the workers get on these nodes for so many rows (None: unknown), or which application has them.
 
         Raises:
             ConfigError: The task cannot be split, or the application does not exist, run, or have the task.
@@ -323,7 +324,21 @@ class PipelineSpec:
             return plan_replicas(self.workers, self.task.name, nodes)
         from ray_pipelines.data.resources import plan_workers
 
-        return plan_workers(self.workers, self.planned_task(), nodes)
+        return plan_workers(self.workers, self.planned_task(), nodes, self.pinned().num_bytes, num_rows)
+
+    def pinned(self) -> PinnedModel:
+        """The model with its names pinned to commits, as they are when this is asked for first.
+
+        Raises:
+            ConfigError: A name looks like a path, but there is no such folder.
+            ModelLoadError: The hub does not have a name, or cannot be reached.
+        """
+        pinned: PinnedModel | None = self.__dict__.get("_pinned")
+        if pinned is None:
+            from ray_pipelines.engine.hub import resolve_model
+
+            pinned = self.__dict__["_pinned"] = resolve_model(self.task.name, self.model, self.instances)
+        return pinned
 
     def planned_task(self) -> tasks.Task:
         """The task, with `chunked` known of a pipeline of the user's own; loads transformers for it.
@@ -363,12 +378,11 @@ class PipelineSpec:
             ModelLoadError: The model's name cannot be resolved.
         """
         from ray_pipelines.data.workers import ITEM_COLUMN, WorkerSetup
-        from ray_pipelines.engine.hub import resolve_model
 
         if self.workers.serve is not None and prediction_type is not None:
             raise ConfigError("prediction_type: excludes workers.serve, whose results have the type of the task.")
         columns, constants = split_inputs(inputs)
-        pinned = resolve_model(self.task.name, self.model, self.instances)
+        pinned = self.pinned()
         instances = None
         if self.instances:
             import ray
@@ -398,6 +412,7 @@ class PipelineSpec:
             seed=self.seed,
             device=self.model.device if self.model.device is not None else ("cuda:0" if plan.num_gpus else "cpu"),
             num_threads=plan.num_threads,
+            num_neighbours=plan.workers_per_node,
             timeout_s=self.workers.timeout_s,
             results_as_they_come=prediction_type is not None or task.result_type is None,
             application=self._application(pinned),

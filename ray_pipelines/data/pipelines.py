@@ -121,8 +121,8 @@ class PipelinesSpec:
             raise ConfigError(problems)
         return mapped
 
-    def plan(self, nodes: Sequence[Node]) -> WorkerPlan:
-        """What the workers get on these nodes.
+    def plan(self, nodes: Sequence[Node], num_rows: int | None = None) -> WorkerPlan:
+        """What the workers get on these nodes for so many rows (None: unknown).
 
         Raises:
             ResourceError: The cluster cannot hold the plan.
@@ -131,7 +131,9 @@ class PipelinesSpec:
 
         fused = self.workers.model_copy(update={"stages": "fused", "chunking": "in_worker"})
         any_task = next(iter(self.specs.values())).task
-        plan = plan_workers(fused, dataclasses.replace(any_task, chunked=False), nodes)
+        sizes = [spec.pinned().num_bytes for spec in self.specs.values()]
+        model_bytes = sum(size or 0 for size in sizes) if all(sizes) else None
+        plan = plan_workers(fused, dataclasses.replace(any_task, chunked=False), nodes, model_bytes, num_rows)
         return dataclasses.replace(plan, num_models=len(self.specs))
 
     def worker_setup(self, inputs: Mapping[str, Mapping[str, Any]], plan: WorkerPlan, dataset: Dataset) -> SeveralSetup:

@@ -66,9 +66,9 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     from ray_pipelines.data.nodes import cluster_nodes
 
     spec, nodes = spec_of_job(job), cluster_nodes()
-    workers = spec.plan(nodes)
     inventory = inventory_of(job, source)
     known = inventory.num_rows
+    workers = spec.plan(nodes, known)
     rows = read_dataset(source, [Remaining(unit) for unit in inventory.all_units], job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
     setup = setup_of_job(spec, source, workers, rows, prediction_type)

@@ -33,6 +33,15 @@ LOOK_S, SAY_WAITING_S = 1.0, 60.0
 ENOUGH_IN_USE = 0.8
 """Share of the CPUs in use, of what smaller workers could use, at which larger (and fewer) workers are taken."""
 
+MEMORY_SHARE = 0.5
+PROCESS_BYTES = 1 << 30
+COPIES = 2
+"""Of a node's memory, what workers may have that nobody has asked for: each a process with PyTorch, and its model once
+more while that is loaded or in a wider precision."""
+
+ROWS_PER_WORKER = 64
+"""Rows that are worth a worker more: it takes seconds to start."""
+
 
 @dataclass(frozen=True)
 class ChunkPlan:
@@ -79,6 +88,7 @@ class WorkerPlan:
         num_replicas: Its replicas.
         num_calls: Blocks of rows that are sent at a time at most.
         num_models: Models that each worker holds.
+        workers_per_node: Workers that share a node's memory, at most.
     """
 
     stages: Literal["fused", "split"]
@@ -94,6 +104,7 @@ class WorkerPlan:
     num_replicas: int = 0
     num_calls: int = 1
     num_models: int = 1
+    workers_per_node: int = 1
 
     @property
     def ray_options(self) -> dict[str, Any]:
@@ -131,7 +142,8 @@ class WorkerPlan:
         kind = self.placement.get("accelerator_type")
         gpus = f", {self.num_gpus:g} {f'{kind} ' if kind else ''}GPU" if self.num_gpus else ""
         models = f", {self.num_models} models" if self.num_models > 1 else ""
-        workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {self.num_threads} threads{models})"
+        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        workers = f"{number} x ({self.num_cpus:g} CPU{gpus}, {threads}{models})"
         if self.chunks is None:
             return f"{workers}, {self.stages} stages"
         if self.chunks.mode == "groupby":
@@ -140,13 +152,25 @@ class WorkerPlan:
         return f"{workers}, {self.stages} stages, chunks {self.chunks.mode}: {self.chunks.reason}"
 
 
-def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> WorkerPlan:
+def plan_workers(
+    workers: WorkersConfig,
+    task: Task,
+    nodes: Sequence[Node],
+    model_bytes: int | None = None,
+    num_rows: int | None = None,
+) -> WorkerPlan:
     """What each worker gets on these nodes.
+
+    Without GPUs, workers of one thread each make the most of a node (`benchmarks/throughput.py`): threads of one
+    forward wait for each other whenever something else takes a core. So there are as many as cores, as far as memory
+    goes.
 
     Args:
         workers: What the user asked for; everything unset is chosen here.
         task: The task; its modalities decide whether `auto` splits the stages.
         nodes: The cluster.
+        model_bytes: Size of the weights that a worker holds; None where it is unknown, and a node has one worker then.
+        num_rows: Rows of the dataset; None where it is unknown.
 
     Raises:
         ConfigError: The task cannot be split into stages.
@@ -155,9 +179,15 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
     >>> from ray_pipelines import tasks
     >>> plan_workers(WorkersConfig(), tasks.get("fill-mask"), [Node(num_cpus=2)]).describe()
     '1 x (1 CPU, 2 threads), fused stages'
+    >>> plan_workers(WorkersConfig(), tasks.get("fill-mask"), [Node(8)], model_bytes=1 << 30).describe()
+    '8 x (0.87 CPU, 1 thread), fused stages'
     """
     placement = workers.placement
     suitable = [node for node in nodes if node.suits(placement)]
+    if model_bytes is not None and not (workers.num_gpus or workers.concurrency or workers.num_cpus is not None):
+        number = _one_per_core(suitable, workers.num_threads or 1, model_bytes, num_rows)
+        if number > 1:
+            workers = workers.model_copy(update={"concurrency": number})
     least, most, num_cpus = _size(workers, suitable, nodes)
     plan = WorkerPlan(
         stages=_stages(workers, task),
@@ -169,6 +199,7 @@ def plan_workers(workers: WorkersConfig, task: Task, nodes: Sequence[Node]) -> W
         placement=placement,
         chunks=_chunk_plan(workers, task, most),
     )
+    plan = dataclasses.replace(plan, workers_per_node=max([1, *(int(min(most, plan.room_on(n))) for n in suitable)]))
     if not workers.autoscaling:
         _check(plan, nodes)
     elif workers.concurrency is None:
@@ -197,6 +228,16 @@ def _stages(workers: WorkersConfig, task: Task) -> Literal["fused", "split"]:
         return workers.stages
     is_heavy = bool(task.modalities & {"image", "audio", "video"})
     return "split" if workers.num_gpus and is_heavy and task.splittable else "fused"
+
+
+def _one_per_core(nodes: Sequence[Node], num_threads: int, model_bytes: int, num_rows: int | None) -> int:
+    """Workers of so many threads each, as many as cores and memory allow and the rows are worth."""
+    per_worker = PROCESS_BYTES + COPIES * model_bytes
+    number = 0
+    for node in nodes:
+        by_memory = MEMORY_SHARE * node.resources.get("memory", math.inf) / per_worker
+        number += int(min(node.num_cpus // num_threads, max(1, by_memory)))
+    return number if num_rows is None else min(number, math.ceil(num_rows / ROWS_PER_WORKER))
 
 
 def _size(workers: WorkersConfig, suitable: Sequence[Node], nodes: Sequence[Node]) -> tuple[int, int, float]:

@@ -148,12 +148,12 @@ def plan_replicas(workers: WorkersConfig, task_name: str, nodes: Sequence[Node])
     if described["task"] != task_name:
         raise ConfigError(f"workers.serve: {name} serves {described['task']}; the job asks for {task_name}.")
     taken = state.num_running * described["num_cpus"]
-    total = sum(node.num_cpus for node in nodes)
-    if taken + CLIENT_CPUS + TASK_CPUS > total and not workers.autoscaling:
+    left = sum(node.num_cpus for node in nodes)
+    if left < CLIENT_CPUS + TASK_CPUS and not workers.autoscaling:
         raise ResourceError(
             f"workers.serve: expected {CLIENT_CPUS:g} CPUs to send rows + {TASK_CPUS:g} to read and write beside the "
-            f"{taken:g} CPUs of {state.num_running} replica(s) of {name}; the cluster has {total:g} CPUs, and the job "
-            "would hang. Add nodes, or lower workers.num_cpus of the application."
+            f"{taken:g} CPUs of {state.num_running} replica(s) of {name}; the cluster has {left:g} CPUs left, and the "
+            "job would hang. Add nodes, or lower workers.num_cpus of the application."
         )
     most = max(state.num_running, described["max_replicas"])
     return WorkerPlan(

@@ -96,6 +96,7 @@ class WorkerSetup:
         seed: With a row's content, the seed of that row.
         device: Torch device, or None to let transformers choose.
         num_threads: Torch threads.
+        num_neighbours: Workers that share the memory of a node, this one among them.
         timeout_s: Seconds that a step may take; None for no limit.
         filesystem: How media that rows name by URI are opened.
         application: Whose replicas run the rows, where no worker does.
@@ -117,6 +118,7 @@ class WorkerSetup:
     seed: int
     device: str | int | None
     num_threads: int
+    num_neighbours: int
     optimize: OptimizeConfig = dataclasses.field(default_factory=OptimizeConfig)
     results_as_they_come: bool = False
     dropped_columns: tuple[str, ...] = ()
@@ -162,6 +164,7 @@ class WorkerSetup:
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         loading = {"device": self.device, "weights": weights, "offline": True}
         runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, self.optimize, **loading)
+        runner.share_memory(self.num_neighbours)
         runner.watch = watch if watch is not None else Watchdog(self.timeout_s)
         return runner
 

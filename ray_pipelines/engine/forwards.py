@@ -121,6 +121,7 @@ class Forwards:
         self._learned = _Learned(store.load() if store is not None and self._is_tuned else None)
         self._memory_bytes = batching.max_memory_bytes
         self._memory_checked_s = float("-inf")
+        self.num_processes = 1
         self._free_bytes: int | None = None
         self._padding = steps.padding
         self._checked_chunks = 1 if steps.extra_cost else CHECKED_CHUNKS
@@ -352,7 +353,7 @@ class Forwards:
         if time.monotonic() - self._memory_checked_s > MEMORY_CHECK_S:
             self._memory_checked_s = time.monotonic()
             free = available_bytes()
-            self._free_bytes = int(MEMORY_SHARE * free) if free is not None else None
+            self._free_bytes = int(MEMORY_SHARE * free / self.num_processes) if free is not None else None
         return self._free_bytes
 
     def _is_as_alone(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:

@@ -9,10 +9,12 @@ A name that is a folder on this machine is used as it is.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,14 @@ class Source:
         commit: The hub commit; None for a folder.
         has_safetensors: Whether weights in other formats can be left on the hub.
         folder: The folder's absolute path where it was named, for processes that start elsewhere.
+        num_bytes: Size of the files with weights; None where it is unknown.
     """
 
     name: str
     commit: str | None = None
     has_safetensors: bool = False
     folder: str | None = None
+    num_bytes: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.commit[:12]}" if self.commit else self.name
@@ -76,6 +80,15 @@ class PinnedModel:
     def token(self) -> str | None:
         """The hub token, in clear."""
         return self.config.token.get_secret_value() if self.config.token else None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of the weights; None where it is unknown."""
+        model = self.instances.get("model")
+        if model is not None:
+            return sum(value.nbytes for value in model.parameters()) if hasattr(model, "parameters") else None
+        sizes = [self.sources[name].num_bytes for name in ("name", "assistant_model") if name in self.sources]
+        return sum(size or 0 for size in sizes) or None
 
     def __str__(self) -> str:
         return str(self.sources["name"]) if "name" in self.sources else type(self.instances["model"]).__name__
@@ -142,7 +155,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
         ModelLoadError: The hub does not have it, or cannot be reached and the local cache does not have it either.
     """
     if Path(name).is_dir():
-        return Source(name, folder=str(Path(name).resolve()))
+        return _of_folder(Path(name), Source(name, folder=str(Path(name).resolve())))
     if looks_like_path(name):
         raise ConfigError(f"model.name: expected a hub id or an existing folder; there is no folder {name!r}.")
     import httpx2
@@ -158,7 +171,7 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
 
     where = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        info = HfApi(token=token).model_info(name, revision=revision)
+        info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
     except GatedRepoError:
         raise ModelLoadError(f"{where}: is gated. Accept its terms on the hub and set HF_TOKEN.") from None
     except RepositoryNotFoundError:
@@ -174,8 +187,19 @@ def resolve(name: str, revision: str | None = None, token: str | bool | None = N
     if info.sha is None:
         raise ModelLoadError(f"{where}: the hub names no commit.")
     _remember(name, revision, info.sha)
-    files = [file.rfilename for file in info.siblings or []]
-    return Source(name, info.sha, any(file.endswith(".safetensors") for file in files))
+    return _with_size(Source(name, info.sha), {file.rfilename: file.size or 0 for file in info.siblings or []})
+
+
+def _of_folder(folder: Path, source: Source) -> Source:
+    return _with_size(source, {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()})
+
+
+def _with_size(source: Source, sizes: Mapping[str, int]) -> Source:
+    """The source with what its files say: the format of the weights, and their size."""
+    has_safetensors = any(name.endswith(".safetensors") for name in sizes)
+    kinds = ("*.safetensors",) if has_safetensors else OTHER_WEIGHTS
+    num_bytes = sum(size for name, size in sizes.items() if "/" not in name and any(fnmatch(name, k) for k in kinds))
+    return dataclasses.replace(source, has_safetensors=has_safetensors, num_bytes=num_bytes or None)
 
 
 def _remember(name: str, revision: str | None, commit: str) -> None:
@@ -201,7 +225,7 @@ def _resolve_in_cache(name: str, revision: str | None, where: str, error: Except
         cached = try_to_load_from_cache(name, file, revision=revision)
         if isinstance(cached, str):
             snapshot = Path(cached).parent
-            return Source(name, snapshot.name, any(snapshot.glob("*.safetensors")))
+            return _of_folder(snapshot, Source(name, snapshot.name))
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):

@@ -62,6 +62,10 @@ class Runner:
         self._windows = Windows(batching.window_rows, self._full_cost, self.counters)
         self._one_at_a_time = threading.Lock()
 
+    def share_memory(self, num_processes: int) -> None:
+        """Leaves to each of so many processes like this one on the machine its part of the memory that is free."""
+        self._forwards.num_processes = num_processes
+
     def run(self, items: Iterable[Any]) -> Iterator[Any]:
         """One result or `RowError` per item, in input order.
 

@@ -69,7 +69,7 @@ def _tiles(report: RunReport) -> str:
         (f"{report.num_results:,}", f"results of {report.num_rows:,} rows", ""),
         (f"{report.num_errors:,}", "dead letters", "bad" if report.num_errors else ""),
         (charts.short(report.rows_per_s), "rows per second", ""),
-        (duration(report.elapsed_s), f"in all, {duration(report.startup_s)} to the first block", ""),
+        (duration(report.elapsed_s), f"in all, {duration(report.startup_s)} of start-up", ""),
         (f"{figures.device_busy:.0%}", f"device busy ({figures.device or 'unknown'}, {figures.dtype})", ""),
         (f"{figures.padding:.1%}", "of the input was padding", ""),
     ]

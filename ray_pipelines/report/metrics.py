@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,9 @@ class Progress:
         num_errors: Dead letters.
         num_blocks: Blocks that are written.
         elapsed_s: Seconds since the start.
-        first_block_s: Seconds until the first block was written: the start-up.
-        first_written: When the first block was written, by the clock of who wrote it, and its rows.
-        last_written_s: When the last was.
+        startup_s: Seconds until a worker began with the first block that was written.
+        begun_s: When the first worker began, by the clock of those who wrote what they had made.
+        last_written_s: When the last block was written.
         reasons: How often each stage and type of error occurred.
         num_rows_before: Rows of these that an earlier, interrupted run has written.
         timeline: (elapsed_s, num_rows) after some of the blocks, evenly spread and bounded in number.
@@ -49,8 +50,8 @@ class Progress:
     num_errors: int = 0
     num_blocks: int = 0
     elapsed_s: float = 0.0
-    first_block_s: float = 0.0
-    first_written: tuple[float, int] | None = None
+    startup_s: float = 0.0
+    begun_s: float = math.inf
     last_written_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     num_rows_before: int = 0
@@ -65,12 +66,14 @@ class Progress:
         self.num_errors += block["num_errors"]
         self.num_blocks += 1
         self.elapsed_s = elapsed_s
-        self.counters.add(Counters.from_json(block["counters"]))
+        counters = Counters.from_json(block["counters"])
+        self.counters.add(counters)
+        # The work of several workers, where they share the chunks of rows, takes no longer than the run.
+        work_s = min(counters.worker_s, elapsed_s)
         if self.num_blocks == 1:
-            self.first_block_s = elapsed_s
-        written = (block["written_s"], block["num_rows"])
-        self.first_written = min(self.first_written or written, written)
-        self.last_written_s = max(self.last_written_s, written[0])
+            self.startup_s = elapsed_s - work_s
+        self.begun_s = min(self.begun_s, block["written_s"] - work_s)
+        self.last_written_s = max(self.last_written_s, block["written_s"])
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
         self.samples += block.get("samples") or []
         self._note_time()
@@ -95,12 +98,9 @@ class Progress:
 
     @property
     def rows_per_s(self) -> float:
-        """Rows per second after the first block, by the clocks of those who wrote; over all if there is no other."""
-        first_s, first_rows = self.first_written or (0.0, 0)
-        seconds = self.last_written_s - first_s
-        if self.num_blocks > 1 and seconds > 0:
-            return (self.num_rows - self.num_rows_before - first_rows) / seconds
-        return (self.num_rows - self.num_rows_before) / self.elapsed_s if self.elapsed_s else 0.0
+        """Rows per second since the first worker began, by the clocks of those who wrote."""
+        seconds = self.last_written_s - self.begun_s if self.num_blocks else 0.0
+        return (self.num_rows - self.num_rows_before) / seconds if seconds > 0 else 0.0
 
     @property
     def figures(self) -> Figures:
@@ -126,7 +126,7 @@ class RunReport:
         num_errors: Dead letters.
         reasons: How often each stage and type of error occurred.
         elapsed_s: Seconds in all.
-        startup_s: Seconds until the first block was written.
+        startup_s: Seconds until a worker began with the first block that was written.
         rows_per_s: Rows per second after that.
         plan: The workers, in one line.
         figures: What the time went to, and what to change next.
@@ -179,7 +179,7 @@ class RunReport:
             num_errors=progress.num_errors,
             reasons=dict(progress.reasons.most_common()),
             elapsed_s=elapsed_s,
-            startup_s=progress.first_block_s,
+            startup_s=progress.startup_s,
             rows_per_s=progress.rows_per_s,
             plan=progress.plan,
             figures=progress.figures,

@@ -58,7 +58,7 @@ def test_a_job_makes_do_with_what_services_leave(job: rp.Job) -> None:
     finally:
         ray.kill(service)
     assert result.report.counts()["num_results"] == 50
-    assert result.report.plan == "1 x (0 CPU, 1 threads), fused stages"
+    assert result.report.plan == "1 x (0 CPU, 1 thread), fused stages"
 
 
 def test_a_job_waits_for_what_other_jobs_hold_and_says_so(job: rp.Job, caplog: pytest.LogCaptureFixture) -> None:

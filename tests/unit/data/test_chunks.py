@@ -64,6 +64,7 @@ def setup_of(runner: Runner) -> Setup:
         seed=0,
         device=None,
         num_threads=1,
+        num_neighbours=1,
         is_counted=True,
         runner=runner,
     )

@@ -51,9 +51,49 @@ TEXT, IMAGE = tasks.get("text-classification"), tasks.get("image-classification"
         ([Node(16, 8)], {"num_gpus": 2}, (4, 1, 2, 1)),
     ],
 )
-def test_defaults_fit_the_cluster(nodes: list[Node], settings: dict[str, Any], expected: tuple[float, ...]) -> None:
+def test_what_is_said_or_unknown_fits_the_cluster(
+    nodes: list[Node], settings: dict[str, Any], expected: tuple[float, ...]
+) -> None:
     plan = plan_workers(WorkersConfig(**settings), TEXT, nodes)
     assert (plan.min_workers, plan.num_cpus, plan.num_gpus, plan.num_threads) == expected
+
+
+SMALL, BERT, LARGE = 1 << 20, 440 << 20, 30 << 30
+
+
+def node(num_cpus: float, gib: float) -> Node:
+    return Node(num_cpus, resources={"memory": gib * (1 << 30)})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "model_bytes", "num_rows", "expected"),
+    [
+        ([node(2, 16)], {}, BERT, None, (2, 0.5, 1)),
+        ([node(8, 64)], {}, BERT, None, (8, 0.87, 1)),
+        ([node(96, 384)], {}, BERT, None, (96, 0.98, 1)),
+        ([node(16, 64), node(8, 32)], {}, BERT, None, (24, 0.91, 1)),
+        ([node(0, 64), node(8, 64)], {}, BERT, None, (8, 0.87, 1)),
+        ([node(8, 64)], {"num_threads": 4}, BERT, None, (2, 3, 4)),
+        ([node(8, 64)], {"num_cpus": 3}, BERT, None, (1, 3, 3)),
+        ([node(8, 64)], {"concurrency": 2}, BERT, None, (2, 3, 4)),
+        # Memory for few, and for one only.
+        ([node(96, 384)], {}, LARGE, None, (3, 31, 32)),
+        ([node(8, 16)], {}, LARGE, None, (1, 7, 8)),
+        ([node(2, 3)], {}, BERT, None, (1, 1, 2)),
+        # Rows for few, and for one only.
+        ([node(96, 384)], {}, SMALL, 200, (4, 23, 24)),
+        ([node(8, 64)], {}, SMALL, 10, (1, 7, 8)),
+    ],
+)
+def test_a_cpu_node_has_as_many_workers_as_cores_memory_and_rows_allow(
+    nodes: list[Node],
+    settings: dict[str, Any],
+    model_bytes: int,
+    num_rows: int | None,
+    expected: tuple[float, ...],
+) -> None:
+    plan = plan_workers(WorkersConfig(**settings), TEXT, nodes, model_bytes, num_rows)
+    assert (plan.min_workers, plan.num_cpus, plan.num_threads) == expected
 
 
 @settings(deadline=None)
@@ -61,14 +101,19 @@ def test_defaults_fit_the_cluster(nodes: list[Node], settings: dict[str, Any], e
     st.lists(st.tuples(st.integers(0, 64), st.sampled_from([0, 0, 1, 4])), min_size=1, max_size=5),
     st.none() | st.integers(1, 20),
     st.sampled_from([0, 0.3, 0.5, 1, 2]),
+    st.none() | st.integers(0, 1 << 40),
     st.randoms(),
 )
 def test_default_plan_is_never_one_that_hangs(
-    sizes: list[tuple[int, int]], concurrency: int | None, num_gpus: float, random: Random
+    sizes: list[tuple[int, int]],
+    concurrency: int | None,
+    num_gpus: float,
+    model_bytes: int | None,
+    random: Random,
 ) -> None:
-    nodes = [Node(*size) for size in sizes]
+    nodes = [Node(*size, resources={"memory": 4 << 30} if size[0] % 2 else {}) for size in sizes]
     try:
-        plan = plan_workers(WorkersConfig(concurrency=concurrency, num_gpus=num_gpus), TEXT, nodes)
+        plan = plan_workers(WorkersConfig(concurrency=concurrency, num_gpus=num_gpus), TEXT, nodes, model_bytes)
     except ResourceError:
         rooms = [node.room(0, num_gpus, {}) for node in nodes]
         assert not any(cpus for cpus, _ in sizes) or (num_gpus and sum(rooms) < (concurrency or 1))
@@ -126,7 +171,7 @@ def test_workers_are_counted_on_the_nodes_that_suit_them() -> None:
         Node(8, 1, kinds[0], {"ray.io/market-type": "on-demand"}),
     ]
     plan = plan_workers(WorkersConfig(num_gpus=1, accelerator_type="A10G"), TEXT, nodes)
-    assert plan.describe() == "2 x (1 CPU, 1 A10G GPU, 1 threads), fused stages"
+    assert plan.describe() == "2 x (1 CPU, 1 A10G GPU, 1 thread), fused stages"
     assert plan.ray_options == {"num_cpus": 1, "num_gpus": 1, "accelerator_type": "A10G"}
     spot = WorkersConfig(num_gpus=1, label_selector={"ray.io/market-type": "!spot"}, resources={})
     assert plan_workers(spot, TEXT, nodes).min_workers == 2

@@ -36,6 +36,7 @@ def setup_of(task: str, inputs: dict[str, str], **values: Any) -> WorkerSetup:
         seed=7,
         device="cpu",
         num_threads=1,
+        num_neighbours=1,
         application=ApplicationSetup("app", "identity", 1.0),
     )
     return dataclasses.replace(setup, **values)

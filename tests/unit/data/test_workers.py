@@ -65,6 +65,7 @@ def setup_of(spec: rp.PipelineSpec, columns: list[str]) -> WorkerSetup:
         seed=0,
         device="cpu",
         num_threads=1,
+        num_neighbours=1,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 import ray_pipelines as rp
+from ray_pipelines.engine.hub import resolve
 from ray_pipelines.engine.precision import cheaper_setting, is_fast
 from tests.cases.media import TEXTS
 from tests.closeness import assert_close
@@ -176,18 +177,19 @@ task = tasks.get("text-classification")
 pinned = resolve_model(task.name, ModelConfig(name="org/tiny", revision="main"))
 for _ in range(2):
     pipe = load_pipeline(task, pinned, tasks.validate_parameters(task, {}), device="cpu", offline=True)
-result = [pinned.sources["name"].commit, pipe("a", top_k=1)[0]["label"], str(pinned)]
+result = [pinned.sources["name"].commit, pipe("a", top_k=1)[0]["label"], str(pinned), pinned.num_bytes]
 """
     with hub_server({"org/tiny": folder}) as server:
-        commit, label, shown = in_fresh_process(code, tmp_path / "home", server.url)
+        commit, label, shown, num_bytes = in_fresh_process(code, tmp_path / "home", server.url)
         assert commit == server.commit("org/tiny")
         assert shown == f"org/tiny@{commit[:12]}"
         assert label == rp.pipeline("text-classification", model=str(folder)).run(["a"])[0][0]["label"]
         weights = [path for method, path in server.requests if method == "GET" and path.endswith("model.safetensors")]
         assert len(weights) == 1
+        assert num_bytes == (folder / "model.safetensors").stat().st_size == resolve(str(folder)).num_bytes
         before = len(server.requests)
         offline = in_fresh_process(code, tmp_path / "home", server.url, HF_HUB_OFFLINE="1")
-        assert offline[0] == commit
+        assert (offline[0], offline[3]) == (commit, num_bytes)
         assert len(server.requests) == before
 
 
