@@ -5,7 +5,7 @@
     python -m benchmarks.scaling --million      up to 1,000,000 (the better part of an hour on two cores)
 
 A classifier of two tiny layers, so that the model is next to nothing, over short texts from Parquet to Parquet. Per
-size: rows per second in all and after the first block, the driver's largest resident memory, and the largest use of
+size: rows per second since a worker first had rows, the driver's largest resident memory, and the largest use of
 Ray's object store. Beside it runs the same dataset through a worker of plain Ray Data that does nothing. What is left
 of a row's time without the model and that worker is the price of typed results, dead letters and reports.
 """

@@ -52,6 +52,7 @@ class WorkerClock:
         start_s = time.perf_counter()
         counters.idle_s += start_s - self._since_s
         counters.startup_s += self._startup_s
+        counters.begun_s = time.time()
         self._startup_s = 0.0
         try:
             yield

@@ -119,7 +119,7 @@ def execute(
     from ray_pipelines.data.resources import wait_for_room
     from ray_pipelines.data.stages import apply_stages
 
-    start_s = time.perf_counter()
+    started_s, start_s = time.time(), time.perf_counter()
     spec = spec_of_job(job)
     nodes = cluster_nodes()
     plan = spec.plan(nodes, run.inventory.num_rows)
@@ -150,6 +150,7 @@ def execute(
     if units and plan.application is None and not job.workers.autoscaling:
         wait_for_room(plan, partial(cluster_nodes, beside_jobs=True))
     progress = _progress_of(run, plan.describe(), plan.min_workers)
+    progress.started_s = started_s
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
     _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
     num_passes = 0

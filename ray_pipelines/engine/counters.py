@@ -35,6 +35,7 @@ class Counters:
         worker_s: Seconds in which workers had rows.
         idle_s: Seconds in which loaded workers waited for rows.
         startup_s: Seconds in which workers loaded.
+        begun_s: When a worker first had rows (Unix time); 0 where none had.
         num_graphs: Graphs that were compiled, where that was asked for.
         warmup_s: Seconds of forwards that compiled one; not in `forward_s`.
         cost_counts: How many chunks had a cost of less than 2 ** n, and not less than half of that; by n, as text.
@@ -66,6 +67,7 @@ class Counters:
     worker_s: float = 0.0
     idle_s: float = 0.0
     startup_s: float = 0.0
+    begun_s: float = 0.0
     num_graphs: int = 0
     warmup_s: float = 0.0
     cost_counts: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -116,22 +118,33 @@ class Counters:
         return cls(**values)
 
     def add(self, other: Counters) -> None:
-        """Adds what `other` counts, and takes over its state of the batches."""
+        """Adds what `other` counts, and takes over its state of the batches.
+
+        >>> counters = Counters(worker_s=1.0)
+        >>> counters.add(Counters(worker_s=1.0, begun_s=7.0))
+        >>> counters.add(Counters(begun_s=5.0))
+        >>> counters.worker_s, counters.begun_s
+        (2.0, 5.0)
+        """
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if field.name == "parts":
                 self.parts = {name: Counters.sum(self._own(name) + other._own(name)) for name in {**mine, **theirs}}
             elif isinstance(mine, dict):
                 setattr(self, field.name, {key: mine.get(key, 0) + theirs.get(key, 0) for key in {**mine, **theirs}})
+            elif field.name == "begun_s":
+                self.begun_s = min(mine or theirs, theirs or mine)
             elif field.name not in STATE:
                 setattr(self, field.name, mine + theirs)
             elif theirs:
                 setattr(self, field.name, theirs)
 
     def since(self, earlier: Counters) -> Counters:
-        """What was counted after `earlier` was copied, with the state of now."""
+        """What was counted after `earlier` was copied, with the state of now, and the beginning of the last work."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "parts"}
-        less = {name: v if name in STATE else _less(v, getattr(earlier, name)) for name, v in values.items()}
+        less = {
+            name: v if name in (*STATE, "begun_s") else _less(v, getattr(earlier, name)) for name, v in values.items()
+        }
         parts = {name: own.since(earlier.parts.get(name, Counters())) for name, own in self.parts.items()}
         return Counters(**less, parts=parts)
 

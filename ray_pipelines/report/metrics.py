@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ class Progress:
         num_errors: Dead letters.
         num_blocks: Blocks that are written.
         elapsed_s: Seconds since the start.
-        startup_s: Seconds until a worker began with the first block that was written.
-        begun_s: When the first worker began, by the clock of those who wrote what they had made.
+        started_s: When the run started (Unix time, as the next two).
+        begun_s: When a worker first had rows.
         last_written_s: When the last block was written.
         reasons: How often each stage and type of error occurred.
         num_rows_before: Rows of these that an earlier, interrupted run has written.
@@ -50,7 +51,7 @@ class Progress:
     num_errors: int = 0
     num_blocks: int = 0
     elapsed_s: float = 0.0
-    startup_s: float = 0.0
+    started_s: float = field(default_factory=time.time)
     begun_s: float = math.inf
     last_written_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -68,11 +69,7 @@ class Progress:
         self.elapsed_s = elapsed_s
         counters = Counters.from_json(block["counters"])
         self.counters.add(counters)
-        # The work of several workers, where they share the chunks of rows, takes no longer than the run.
-        work_s = min(counters.worker_s, elapsed_s)
-        if self.num_blocks == 1:
-            self.startup_s = elapsed_s - work_s
-        self.begun_s = min(self.begun_s, block["written_s"] - work_s)
+        self.begun_s = min(self.begun_s, counters.begun_s or block["written_s"] - counters.worker_s)
         self.last_written_s = max(self.last_written_s, block["written_s"])
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
         self.samples += block.get("samples") or []
@@ -97,8 +94,13 @@ class Progress:
         return max(0, self.num_rows_expected - self.num_rows) / self.rows_per_s
 
     @property
+    def startup_s(self) -> float:
+        """Seconds until a worker first had rows."""
+        return max(0.0, self.begun_s - self.started_s) if self.num_blocks else 0.0
+
+    @property
     def rows_per_s(self) -> float:
-        """Rows per second since the first worker began, by the clocks of those who wrote."""
+        """Rows per second since a worker first had some, by the clocks of those who worked and wrote."""
         seconds = self.last_written_s - self.begun_s if self.num_blocks else 0.0
         return (self.num_rows - self.num_rows_before) / seconds if seconds > 0 else 0.0
 
@@ -126,7 +128,7 @@ class RunReport:
         num_errors: Dead letters.
         reasons: How often each stage and type of error occurred.
         elapsed_s: Seconds in all.
-        startup_s: Seconds until a worker began with the first block that was written.
+        startup_s: Seconds until a worker first had rows.
         rows_per_s: Rows per second after that.
         plan: The workers, in one line.
         figures: What the time went to, and what to change next.
