@@ -184,7 +184,8 @@ def plan_workers(
     """
     placement = workers.placement
     suitable = [node for node in nodes if node.suits(placement)]
-    if model_bytes is not None and not (workers.num_gpus or workers.concurrency or workers.num_cpus is not None):
+    is_number_unset = workers.concurrency is None
+    if model_bytes is not None and is_number_unset and not workers.num_gpus and workers.num_cpus is None:
         number = _one_per_core(suitable, workers.num_threads or 1, model_bytes, num_rows)
         if number > 1:
             workers = workers.model_copy(update={"concurrency": number})
@@ -202,7 +203,7 @@ def plan_workers(
     plan = dataclasses.replace(plan, workers_per_node=max([1, *(int(min(most, plan.room_on(n))) for n in suitable)]))
     if not workers.autoscaling:
         _check(plan, nodes)
-    elif workers.concurrency is None:
+    elif is_number_unset:
         logger.warning(
             "workers.autoscaling: the cluster grows to %d worker(s), as many as it has room for now. Set "
             "workers.concurrency to [least, most].",

@@ -152,6 +152,14 @@ def test_growing_cluster_is_not_refused() -> None:
     assert plan_workers(WorkersConfig(num_gpus=1, autoscaling=True), TEXT, [Node(2)]).num_gpus == 1
 
 
+@pytest.mark.parametrize(("concurrency", "num_warnings"), [(None, 1), ((1, 4), 0)])
+def test_growing_cluster_should_know_how_far(
+    concurrency: Any, num_warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan_workers(WorkersConfig(concurrency=concurrency, autoscaling=True), TEXT, [Node(4)], SMALL)
+    assert len(caplog.records) == num_warnings
+
+
 def test_stages_are_split_where_a_gpu_is_fed_with_media() -> None:
     nodes = [Node(16, 1)]
     assert plan_workers(WorkersConfig(num_gpus=1), IMAGE, nodes).stages == "split"
