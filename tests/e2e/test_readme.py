@@ -160,7 +160,9 @@ def fill_bucket(server: S3Server) -> None:
 @pytest.fixture
 def reader(model: Callable[[str], str]) -> Iterator[Reader]:
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp")))
+        scratch = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="rd-", dir="/tmp", ignore_cleanup_errors=True))
+        )
         clone = scratch / "ray_pipelines"
         for name in ("ray_pipelines", "jobs", "cluster_configs"):
             shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -192,11 +194,18 @@ def reader(model: Callable[[str], str]) -> Iterator[Reader]:
 
 
 def stop_cluster(folder: Path) -> None:
-    """Ends what `ray start` has left to run below a folder."""
-    for pid, _ in processes():
-        if str(folder).encode() in command_line(pid) and pid != os.getpid():
+    """Ends what `ray start` has left to run below a folder; Ray's workers end with it."""
+
+    def left() -> list[int]:
+        return [pid for pid, _ in processes() if str(folder).encode() in command_line(pid) and pid != os.getpid()]
+
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for pid in left():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, kind)
+        until_s = time.monotonic() + 15
+        while left() and time.monotonic() < until_s:
+            time.sleep(0.5)
 
 
 @pytest.mark.long
