@@ -35,7 +35,11 @@ def describe_validation_error(error: ValidationError, where: str, model: type[Ba
     """
     problems: dict[str, None] = {}
     for detail in error.errors(include_url=False):
-        path = [part for part in detail["loc"] if isinstance(part, int) or not _is_union_branch(part)]
+        # The last part of an unknown name's location is that name, whatever it looks like.
+        where_from = detail["loc"]
+        own = where_from[-1:] if detail["type"] == "extra_forbidden" else ()
+        around = where_from[: len(where_from) - len(own)]
+        path = [*(part for part in around if isinstance(part, int) or not _is_union_branch(part)), *own]
         key = ".".join(str(part) for part in ([where] if where else []) + path)
         found = _describe(detail, path, model)
         problems[f"{key}: {found}" if key else found] = None

@@ -111,7 +111,7 @@ def test_interrupted_job_goes_on_and_another_one_is_refused_by_name(model: Model
 
 def test_plan_says_what_all_of_them_take(model: Model, tmp_path: Path) -> None:
     plan = plan_job(job_of(tmp_path, tasks_of(model), verify=0), 40)
-    assert plan.workers == "1 x (1 CPU, 1 threads, 3 models), fused stages"
+    assert plan.workers == "1 x (1 CPU, 1 thread, 3 models), fused stages"
     assert plan.forecast is not None and plan.trial.weight_bytes > 0
     assert set(plan.trial.counters.parts) == {"sentiment", "entities", "vector"}
     assert set(plan.samples[0].prediction) == {"sentiment", "entities", "vector"}

@@ -64,6 +64,8 @@ def test_all_problems_come_in_one_message() -> None:
         ({"read": "in.jsonl"}, "got 'in.jsonl'. Write {path: in.jsonl}."),
         ({"batch": 8}, "batch: expected a mapping of budget, max_size"),
         ({"parameters": {"topk": 3}}, 'parameters.topk: unknown name. Did you mean "top_k"?'),
+        ({"parameters": {"(": 3}}, "parameters.(: unknown name."),
+        ({"parameters": {"int": 3}}, "parameters.int: unknown name."),
         ({"parameters": {"top_k": "many"}}, "parameters.top_k: expected a valid integer"),
         ({"parameters": {"function_to_apply": "sofmax"}}, 'Did you mean "softmax"?'),
         ({"inputs": {"txt": "review"}}, 'inputs.txt: text-classification has no input "txt". Did you mean "text"?'),

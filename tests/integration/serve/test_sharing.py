@@ -164,7 +164,8 @@ def test_a_job_whose_application_goes_ends_with_a_clear_error_and_resumes(
 ) -> None:
     folder = model("bert-classifier")
     deploy("other", folder)
-    write_rows(tmp_path, 2000, "slow ")
+    # More rows than are sent at a time: those that a replica has, it answers before it goes.
+    write_rows(tmp_path, 6000, "slow ")
     job = job_of(tmp_path, folder, workers={"serve": "other", "serve_wait_s": 2})
     gone = threading.Event()
 
@@ -178,8 +179,8 @@ def test_a_job_whose_application_goes_ends_with_a_clear_error_and_resumes(
     with pytest.raises(ConfigError, match="there is no application 'other'"):
         rp.run_job(job)
     deploy("other", folder)
-    assert rp.run_job(job).report.counts() == {"num_rows": 2000, "num_results": 2000, "num_errors": 0}
-    assert sorted(row["n"] for row in read_folder(tmp_path / "out/results")) == list(range(2000))
+    assert rp.run_job(job).report.counts() == {"num_rows": 6000, "num_results": 6000, "num_errors": 0}
+    assert sorted(row["n"] for row in read_folder(tmp_path / "out/results")) == list(range(6000))
     remove("other")
 
 
