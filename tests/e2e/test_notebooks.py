@@ -43,6 +43,7 @@ def own_folders() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("own_folders")
 @pytest.mark.filterwarnings("ignore:.*TCP without encryption")
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=name)
