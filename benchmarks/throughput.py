@@ -120,11 +120,15 @@ def _encode(folder: Path, texts: Sequence[str]) -> Callable[[], Any]:
     return lambda: encoder.encode(list(texts), show_progress_bar=False)
 
 
-def job_speed(
-    folder: Path, texts: Sequence[str], dtype: str = "float32", num_workers: int = 1, **settings: Any
-) -> float:
+def job_speed(folder: Path, texts: Sequence[str], dtype: str = "float32", **settings: Any) -> float:
     """Rows per second of a job on Ray from when each of its workers has written a block."""
     import ray_pipelines as rp
+
+    num_workers = 0
+
+    def note(progress: Any) -> None:
+        nonlocal num_workers
+        num_workers = progress.num_workers
 
     with _ray() as scratch:
         job = {
@@ -136,15 +140,14 @@ def job_speed(
             "write": {"path": f"{scratch}/output"},
             **settings,
         }
-        result = rp.run_job(rp.Job.model_validate(job))
+        result = rp.run_job(rp.Job.model_validate(job), on_progress=note)
         figures = result.report.figures
         print(f"    padding {figures.padding:.1%}, budget {figures.budget}, device busy {figures.device_busy:.1%}")
         assert result.report.num_results == BLOCKS * len(texts)
-        written = [
-            (path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in Path(scratch).glob("output/results/*")
-        ]
-    start_s, *ends_s = [end_s for end_s, _ in sorted(written)[num_workers - 1 :]]
-    return sum(num_rows for _, num_rows in sorted(written)[num_workers:]) / (ends_s[-1] - start_s)
+        files = Path(scratch).glob("output/results/*")
+        written = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in files)
+    (start_s, _), *steady = written[num_workers - 1 :]
+    return sum(num_rows for _, num_rows in steady) / (steady[-1][0] - start_s)
 
 
 def by_hand_speed(folder: Path, texts: Sequence[str]) -> float:
