@@ -113,15 +113,16 @@ def _cause(error: BaseException, name: str) -> Exception:
 
 
 def state_of(name: str) -> AppState:
-    """How the application called `name` is."""
+    """How the application called `name` is. One that is being deleted, and whose replicas have all ended, is gone."""
     try:
         application = serve.status().applications.get(name)
     except (ray.exceptions.RayError, serve_exceptions.RayServeException, RuntimeError):
         return UNKNOWN
     if application is None:
         return AppState("NOT_FOUND", 0)
-    running = [each.replica_states.get("RUNNING", 0) for each in application.deployments.values()]
-    return AppState(str(getattr(application.status, "value", application.status)), min(running, default=0))
+    num_running = min((each.replica_states.get("RUNNING", 0) for each in application.deployments.values()), default=0)
+    status = str(getattr(application.status, "value", application.status))
+    return AppState("NOT_FOUND" if status == "DELETING" and not num_running else status, num_running)
 
 
 def plan_replicas(workers: WorkersConfig, task_name: str, nodes: Sequence[Node]) -> WorkerPlan:
@@ -135,7 +136,7 @@ def plan_replicas(workers: WorkersConfig, task_name: str, nodes: Sequence[Node])
     assert name is not None
     state = state_of(name)
     if state.status == "NOT_FOUND":
-        known = list(serve.status().applications)
+        known = [each for each in serve.status().applications if each != name]
         hint = did_you_mean(name, known)
         running = f" There is: {', '.join(known)}." if known else " Serve runs none on this cluster (RAY_ADDRESS?)."
         raise ConfigError(f"workers.serve: there is no application {name!r}.{hint}{running}")
