@@ -25,7 +25,7 @@ def main() -> None:
     arguments = arguments_of(__doc__, rows=128)
     texts = prompts(arguments.rows)
     parameters = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "return_full_text": False}
-    work = Workload("generation", "text-generation", llama(), texts, texts, "prompt", str, parameters)
+    work = Workload("generation", "text-generation", llama(), texts, texts, "text", str, parameters)
     compare(work, f"{len(texts)} prompts of mixed length, {NEW_TOKENS} new tokens, two CPU cores", arguments)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 
 from ray_pipelines.data.resources import TASK_CPUS, ChunkPlan
-from ray_pipelines.data.workers import items_of_table
+from ray_pipelines.data.workers import WorkerSetup, items_of_table
 from ray_pipelines.errors import ConfigError, RowError, attempt
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ray_pipelines.data.nodes import Node
     from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.several import AnySetup
 
 __all__ = ["RowSample", "choose", "plan_chunks"]
 
@@ -46,6 +46,9 @@ LEAST_GAIN = 1.5
 PARTITION_BYTES = 128 << 20
 LEAST_ROWS = 16
 """Rows of a partition: each process that postprocesses takes seconds to load transformers."""
+
+IMPLODER_SHARE = 1 / 2
+"""Processes that postprocess, for each CPU of the cluster: each has transformers in memory, and little to do."""
 
 CHUNKS_PER_FORWARD = 32
 WINDOW_BYTES = 64 << 20
@@ -68,7 +71,7 @@ class RowSample(NamedTuple):
 
 def plan_chunks(
     dataset: Dataset,
-    setup: WorkerSetup,
+    setup: AnySetup,
     plan: WorkerPlan,
     nodes: Sequence[Node],
     num_rows: int | None = None,
@@ -77,11 +80,11 @@ def plan_chunks(
     """The plan with `auto` settled, and with the sizes of what workers take at a time.
 
     Runs the first rows' preprocessing, unless there is nothing to choose: the task is not chunked, there is one worker,
-    or the user has said `in_worker`.
+    or the user has said `in_worker`, as several tasks in one worker do.
 
     Args:
         dataset: The rows.
-        setup: The pipeline.
+        setup: The pipeline, or several.
         plan: The workers.
         nodes: The cluster.
         num_rows: Rows of the dataset, where known.
@@ -91,8 +94,8 @@ def plan_chunks(
         ConfigError: `groupby` was asked for, and the model inputs cannot cross a stage boundary.
     """
     wanted = plan.chunks
-    if wanted is None or wanted.mode == "in_worker":
-        return plan.shared_evenly(num_rows, setup.batch.rows_per_call)
+    if wanted is None or wanted.mode == "in_worker" or not isinstance(setup, WorkerSetup):
+        return plan.shared_evenly(num_rows, setup.rows_per_call)
     samples = _sample(dataset, setup)
     if len(samples) < SAMPLE_ROWS and num_rows is None:
         num_rows = len(samples)
@@ -116,7 +119,7 @@ def plan_chunks(
         chunks = sized(chunks, samples, setup, num_rows, num_cpus)
     settled = dataclasses.replace(plan, chunks=chunks)
     if mode == "in_worker":
-        settled = settled.shared_evenly(num_rows, setup.batch.rows_per_call)
+        settled = settled.shared_evenly(num_rows, setup.rows_per_call)
     logger.info("%s: %s", setup.task_name, settled.describe())
     return settled
 
@@ -162,11 +165,13 @@ def sized(
     by_cpus = 2 * math.ceil(num_cpus)
     if num_rows is not None:
         by_cpus = min(by_cpus, math.ceil(num_rows / LEAST_ROWS))
+    num_partitions = max(1, by_cpus, math.ceil(expected_bytes / PARTITION_BYTES))
     return dataclasses.replace(
         chunks,
         window_chunks=window_chunks,
         rows_per_task=rows_per_task,
-        num_partitions=max(1, by_cpus, math.ceil(expected_bytes / PARTITION_BYTES)),
+        num_partitions=num_partitions,
+        num_imploders=min(num_partitions, max(2, math.ceil(IMPLODER_SHARE * num_cpus))),
     )
 
 

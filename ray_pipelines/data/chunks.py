@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.workers import WorkerSetup
     from ray_pipelines.engine.runner import Runner
 
-__all__ = ["ROW_ID_COLUMN", "ChunkWorker", "explode_table", "implode_table"]
+__all__ = ["ROW_ID_COLUMN", "ChunkWorker", "ImplodeWorker", "explode_table"]
 
 ROW_ID_COLUMN = "__row_id"
 INDEX_COLUMN = "__chunk_index"
@@ -187,6 +187,22 @@ def forward_part(part: pa.Table, runner: Runner) -> pa.Table:
             chunks[row] = packed
     part = set_column(part, CHUNK_COLUMN, pa.array(chunks, type=CHUNK_TYPE))
     return set_column(part, READ_ERROR_COLUMN, errors_to_arrow(errors))
+
+
+class ImplodeWorker:
+    """The last stage: an actor without weights, which has loaded by the time the shuffle is over.
+
+    Args:
+        setup: The pipeline.
+    """
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        setup.load_without_weights()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The rows of a partition."""
+        return implode_table(table, self._setup)
 
 
 def implode_table(table: pa.Table, setup: WorkerSetup) -> pa.Table:

@@ -31,7 +31,7 @@ from ray_pipelines.data.resume import Commit, Remaining, remaining_units, withou
 from ray_pipelines.data.run_state import check_unchanged
 from ray_pipelines.data.sampling import RowSampler, place_of, rows_to_show, rows_to_verify
 from ray_pipelines.data.sinks import Sink
-from ray_pipelines.data.workers import ERROR_COLUMN, WorkerSetup
+from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
 from ray_pipelines.engine.hub import resolve_model
 from ray_pipelines.engine.identity import digest_of
@@ -127,7 +127,7 @@ def execute(
     rows = read_dataset(source, units, job)
     setup = setup_of_job(spec, source, plan, rows, _prediction_type(run, job))
     setup = dataclasses.replace(setup, dropped_columns=source.dropped_columns, is_counted=True)
-    if units and isinstance(setup, WorkerSetup):
+    if units:
         most_rows = WAVE_BLOCKS * job.read.rows_per_block
         plan = plan_chunks(rows, setup, plan, nodes, run.inventory.num_rows, most_rows)
     if job.prediction_type == "infer" and run.record.result_type is None:

@@ -1,4 +1,4 @@
-"""`spec.map`: data that is in this process, over Ray and back, as the kind of thing that came in.
+"""`map` of one task or several: data that is in this process, over Ray and back, as the kind of thing that came in.
 
     list, tuple, map-style dataset   list of results, a `RowError` in place of one that failed      (as `spec.run`)
     generator, iterator              iterator of results, while the input is still being made
@@ -7,6 +7,7 @@
     datasets.Dataset, DatasetDict    the same, likewise; datasets.IterableDataset: iterator of its rows, likewise
     ray.data.Dataset                 a lazy dataset, as `spec(dataset)` gives it
 
+With several tasks a result is a dictionary of those of each, and there are as many columns in place of `prediction`.
 Results have the order of the input, always. What has an end goes through Ray Data with all its stages; only the columns
 that are inputs travel, and the others never leave this process. What is a stream is cut into blocks, small ones first,
 and sent to workers of its own, two blocks each at a time: nothing is collected, and memory is that of some blocks.
@@ -23,18 +24,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 
 from ray_pipelines.arrow import ERROR_TYPE
-from ray_pipelines.data.workers import ERROR_COLUMN, ITEM_COLUMN, PipelineWorker
+from ray_pipelines.data.counting import COUNTERS_COLUMN, counters_of
+from ray_pipelines.data.workers import ERROR_COLUMN, ITEM_COLUMN
 from ray_pipelines.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
     from ray_pipelines.data.pipeline import PipelineSpec
+    from ray_pipelines.data.pipelines import PipelinesSpec
     from ray_pipelines.data.resources import WorkerPlan
-    from ray_pipelines.data.workers import WorkerSetup
+    from ray_pipelines.data.several import AnySetup
+    from ray_pipelines.report.metrics import Progress
+
+    AnySpec: TypeAlias = PipelineSpec | PipelinesSpec
 
 __all__ = ["map_data"]
 
@@ -45,7 +51,7 @@ BLOCKS_PER_WORKER = 2
 T = TypeVar("T")
 
 
-def map_data(spec: PipelineSpec, data: Any, inputs: Mapping[str, Any], progress: bool) -> Any:
+def map_data(spec: AnySpec, data: Any, inputs: Mapping[str, Any], progress: bool) -> Any:
     """See `PipelineSpec.map`."""
     if isinstance(data, str | bytes | dict) and not _is_of(data, "datasets"):
         raise TypeError(f"data: expected a list or an iterable of items; got a {type(data).__name__}. Wrap it: [item].")
@@ -76,14 +82,14 @@ def map_data(spec: PipelineSpec, data: Any, inputs: Mapping[str, Any], progress:
 class _Mapping:
     """One specification over one thing: `inputs` are its columns, where it has any."""
 
-    spec: PipelineSpec
+    spec: AnySpec
     inputs: Mapping[str, Any]
     progress: bool
 
     # --- what has an end
 
     def items(self, items: Sequence[Any]) -> list[Any]:
-        return _results(self._ended(_packed(self.spec, items), {}, has_items=True))
+        return self._results(self._ended(self._packed(items), self.spec.inputs_of_items(), has_items=True))
 
     def pandas(self, frame: Any) -> Any:
         mapped, columns = self._mapped(list(frame.columns))
@@ -91,8 +97,7 @@ class _Mapping:
             table = pa.Table.from_pandas(frame[columns], preserve_index=False)
         except (pa.ArrowException, TypeError, ValueError):
             # Pictures, arrays of several axes and other objects that Arrow has no type for.
-            rows = frame[columns].to_dict("records")
-            found = self._ended(_packed(self.spec, [self._fields(row, mapped) for row in rows]), {}, has_items=True)
+            found = self._ended(_packed(frame[columns].to_dict("records")), mapped, has_items=True)
         else:
             found = self._ended(table, mapped)
         return frame.assign(**{name: found[name].to_pylist() for name in found.column_names})
@@ -112,7 +117,7 @@ class _Mapping:
         if isinstance(data, datasets.IterableDataset):
             return self._stream_of_rows(data)
         mapped, columns = self._mapped(data.column_names)
-        blocks = data.select_columns(columns).with_format("arrow").iter(self.spec.batch.rows_per_call)
+        blocks = data.select_columns(columns).with_format("arrow").iter(self.spec.rows_per_call)
         tables = list(blocks) if len(data) else [data.select_columns(columns).with_format("arrow")[:]]
         found = self._ended(pa.concat_tables(tables), mapped)
         added = datasets.Dataset(found)
@@ -126,37 +131,40 @@ class _Mapping:
         import ray.data
 
         from ray_pipelines.data.job import start_ray
+        from ray_pipelines.data.stages import apply_stages
 
         start_ray()
         if not table.num_rows:
             return self._empty()
         numbered = table.append_column(ROW_COLUMN, pa.array(range(table.num_rows), pa.int64()))
-        size = self.spec.batch.rows_per_call
+        size = self.spec.rows_per_call
         blocks = [numbered.slice(first, size).combine_chunks() for first in range(0, table.num_rows, size)]
-        predicted = self.spec.over(ray.data.from_arrow(blocks), mapped, has_items=has_items)
-        predicted = predicted.select_columns([ROW_COLUMN, self.spec.output_column, ERROR_COLUMN])
+        dataset = ray.data.from_arrow(blocks)
+        setup, plan = self.spec.setup_and_plan(dataset, mapped, has_items=has_items)
+        setup = dataclasses.replace(setup, is_counted=True, dropped_columns=tuple(table.column_names))
+        predicted = apply_stages(dataset, setup, plan)
         predicted.context.enable_progress_bars = False
-        made = pa.concat_tables(_shown(predicted, table.num_rows, self.progress))
+        made = pa.concat_tables(_shown(predicted, table.num_rows, plan, self.progress))
         return made.sort_by(ROW_COLUMN).drop_columns([ROW_COLUMN])
 
     def _empty(self) -> pa.Table:
-        types = {self.spec.output_column: self.spec.known_result_type() or pa.null(), ERROR_COLUMN: ERROR_TYPE}
-        return pa.schema(list(types.items())).empty_table()
+        types = [(name, known or pa.null()) for name, known in self.spec.result_types().items()]
+        return pa.schema([*types, (ERROR_COLUMN, ERROR_TYPE)]).empty_table()
 
     # --- streams
 
     def stream_of_items(self, items: Iterable[Any]) -> Iterator[Any]:
-        blocks = (_packed(self.spec, block) for block in _growing(items, self.spec.batch.rows_per_call))
-        for table in self._streamed(blocks, {}, has_items=True):
-            yield from _results(table)
+        blocks = (self._packed(block) for block in _growing(items, self.spec.rows_per_call))
+        for table in self._streamed(blocks, self.spec.inputs_of_items(), has_items=True):
+            yield from self._results(table)
 
     def reader(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
         mapped, _ = self._mapped(reader.schema.names)
-        result_type = self.spec.known_result_type()
-        if result_type is None:
+        result_types = self.spec.result_types()
+        if None in result_types.values():
             raise ConfigError("data: a stream needs a task whose results have a known type. Pass a pyarrow.Table.")
-        added = [(self.spec.output_column, result_type), (ERROR_COLUMN, ERROR_TYPE)]
-        schema = pa.schema([*reader.schema, *(pa.field(name, of) for name, of in added)])
+        added = {**result_types, ERROR_COLUMN: ERROR_TYPE}
+        schema = pa.schema([*reader.schema, *(pa.field(name, of) for name, of in added.items())])
         tables = self._streamed((pa.Table.from_batches([batch]) for batch in reader if batch.num_rows), mapped)
         batches = itertools.chain.from_iterable(table.cast(schema).to_batches() for table in tables)
         return pa.RecordBatchReader.from_batches(schema, batches)
@@ -164,7 +172,7 @@ class _Mapping:
     def _stream_of_rows(self, data: Any) -> Iterator[dict[str, Any]]:
         # Each row is made once: making it may be slow, or cost something.
         pieces = data.with_format("arrow").iter(FIRST_STREAM_ROWS)
-        most = max(1, self.spec.batch.rows_per_call // FIRST_STREAM_ROWS)
+        most = max(1, self.spec.rows_per_call // FIRST_STREAM_ROWS)
         blocks = (pa.concat_tables(some, promote_options="default") for some in _growing(pieces, most, first=1))
         first = next(blocks, None)
         if first is None:
@@ -187,10 +195,10 @@ class _Mapping:
             return
         start_ray()
         setup, plan = self.spec.setup_and_plan(ray.data.from_arrow(first), mapped, has_items=has_items)
-        workers = _workers(setup, plan)
+        workers = _workers(dataclasses.replace(setup, is_counted=True), plan)
         most_waiting = BLOCKS_PER_WORKER * len(workers) * plan.num_calls
         waiting: deque[Any] = deque()
-        done = _Done(self.progress)
+        done = _Done(plan, self.progress)
         try:
             for worker, block in zip(itertools.cycle(workers), itertools.chain([first], blocks)):
                 waiting.append(worker.__call__.remote(block))
@@ -210,20 +218,30 @@ class _Mapping:
     def _mapped(self, columns: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of inputs to columns or constants, and the columns that are needed."""
         mapped = self.spec.mapped_inputs(columns, self.inputs)
-        return mapped, sorted({value for value in mapped.values() if isinstance(value, str)})
+        return mapped, self.spec.columns_of(mapped)
 
-    def _fields(self, row: Mapping[str, Any], mapped: Mapping[str, Any]) -> dict[str, Any]:
-        from ray_pipelines.config import split_inputs
+    def _packed(self, items: Sequence[Any]) -> pa.Table:
+        return _packed([self.spec.columns_of_item(item) for item in items])
 
-        columns, constants = split_inputs(mapped)
-        return {**constants, **{name: row[column] for name, column in columns.items()}}
+    # --- results
+
+    def _results(self, table: pa.Table) -> list[Any]:
+        """Results, and a `RowError` in place of each that failed."""
+        errors = table[ERROR_COLUMN].to_pylist()
+        results = table.select(list(self.spec.result_types())).to_pylist()
+        return [
+            RowError(**error) if error is not None else self.spec.result_of(row)
+            for row, error in zip(results, errors, strict=True)
+        ]
 
 
-def _workers(setup: WorkerSetup, plan: WorkerPlan) -> list[Any]:
+def _workers(setup: AnySetup, plan: WorkerPlan) -> list[Any]:
     """Actors that do all of a row; one that dies is started anew, and its blocks are run again."""
     import ray
 
-    actor: Any = PipelineWorker
+    from ray_pipelines.data.several import worker_class
+
+    actor: Any = worker_class(setup)
     if plan.application is not None:
         from ray_pipelines.data.serve_stage import ServeWorker
 
@@ -236,26 +254,24 @@ class _Done:
     """Says now and then how far a stream has come; no bar, as its results may be printed meanwhile.
 
     Args:
+        plan: The workers.
         is_shown: Whether anything is to be said.
     """
 
-    def __init__(self, is_shown: bool) -> None:
+    def __init__(self, plan: WorkerPlan, is_shown: bool) -> None:
         from rich.console import Console
 
         from ray_pipelines.report.metrics import Progress
         from ray_pipelines.report.terminal import ProgressDisplay
 
         self._start_s = time.perf_counter()
-        self._state = Progress(None, "")
+        self._state = Progress(None, plan.describe(), plan.max_workers)
         self._display = ProgressDisplay(Console(stderr=True, quiet=not is_shown), None)
 
     def noted(self, table: pa.Table) -> pa.Table:
-        """The table, which is done."""
-        state = self._state
-        state.num_rows += table.num_rows
-        state.num_errors += table.num_rows - table[ERROR_COLUMN].null_count
-        state.elapsed_s = time.perf_counter() - self._start_s
-        self._display(state)
+        """The table, which is done, without its counters."""
+        table = _noted(table, self._state, self._start_s)
+        self._display(self._state)
         return table
 
     def end(self) -> None:
@@ -263,7 +279,15 @@ class _Done:
         self._display.end(self._state)
 
 
-def _shown(dataset: Any, num_rows: int, progress: bool) -> list[pa.Table]:
+def _noted(table: pa.Table, state: Progress, start_s: float) -> pa.Table:
+    """The table without its counters, which `state` has now."""
+    num_errors = table.num_rows - table[ERROR_COLUMN].null_count
+    block = {"num_rows": table.num_rows, "num_errors": num_errors, "errors": [], "written_s": time.time()}
+    state.add({**block, "counters": counters_of(table).to_json()}, time.perf_counter() - start_s)
+    return table.drop_columns([name for name in table.column_names if name == COUNTERS_COLUMN])
+
+
+def _shown(dataset: Any, num_rows: int, plan: WorkerPlan, progress: bool) -> list[pa.Table]:
     """The blocks of `dataset` as it is run, with progress on the terminal."""
     import ray
 
@@ -271,7 +295,8 @@ def _shown(dataset: Any, num_rows: int, progress: bool) -> list[pa.Table]:
     from ray_pipelines.report.metrics import Progress
     from ray_pipelines.report.terminal import filtered_stderr, live_progress
 
-    made, start_s, state = [], time.perf_counter(), Progress(num_rows, "")
+    made, start_s = [], time.perf_counter()
+    state = Progress(num_rows, plan.describe(), plan.max_workers)
     with ExitStack() as stack:
         show: Callable[[Progress], None] = lambda state: None  # noqa: E731  # no name of its own is needed
         if progress:
@@ -279,38 +304,18 @@ def _shown(dataset: Any, num_rows: int, progress: bool) -> list[pa.Table]:
         show(state)
         try:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                made.append(table)
-                state.num_rows += table.num_rows
-                state.num_errors += table.num_rows - table[ERROR_COLUMN].null_count
-                state.elapsed_s = time.perf_counter() - start_s
+                made.append(_noted(table, state, start_s))
                 show(state)
         except ray.exceptions.RayError as error:
             raise job_error(error) from error
     return made
 
 
-def _packed(spec: PipelineSpec, items: Sequence[Any]) -> pa.Table:
-    """Items as they are, one in each row."""
+def _packed(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows whose columns are Python objects."""
     from ray import cloudpickle
 
-    name = spec.task.inputs[0].name if spec.task.inputs else None
-
-    def fields_of(item: Any) -> dict[str, Any]:
-        if spec.task.result_type is None or name is None:
-            return {ITEM_COLUMN: item}
-        return item if isinstance(item, dict) and name in item else {name: item}
-
-    packed = [cloudpickle.dumps(fields_of(item)) for item in items]
-    return pa.table({ITEM_COLUMN: pa.array(packed, pa.large_binary())})
-
-
-def _results(table: pa.Table) -> list[Any]:
-    """Results, and a `RowError` in place of each that failed."""
-    predictions, errors = (table[name].to_pylist() for name in table.column_names if name != ITEM_COLUMN)
-    return [
-        RowError(**error) if error is not None else prediction
-        for prediction, error in zip(predictions, errors, strict=True)
-    ]
+    return pa.table({ITEM_COLUMN: pa.array(map(cloudpickle.dumps, rows), pa.large_binary())})
 
 
 def _growing(items: Iterable[T], most: int, first: int = FIRST_STREAM_ROWS) -> Iterator[list[T]]:

@@ -131,28 +131,11 @@ class PipelineSpec:
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: The model's name cannot be resolved.
         """
-        schema = dataset.schema()
-        mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
-        return self.over(dataset, mapped, prediction_type)
-
-    def over(
-        self,
-        dataset: Dataset,
-        mapped: Mapping[str, Any],
-        prediction_type: pa.DataType | Literal["infer"] | None = None,
-        has_items: bool = False,
-    ) -> Dataset:
-        """As `__call__`, of inputs that are checked already.
-
-        Args:
-            dataset: Any Ray dataset.
-            mapped: Of `mapped_inputs`.
-            prediction_type: As in `__call__`.
-            has_items: Whether rows are Python objects of this program (`mapping.py`).
-        """
         from ray_pipelines.data.stages import apply_stages
 
-        return apply_stages(dataset, *self.setup_and_plan(dataset, mapped, prediction_type, has_items))
+        schema = dataset.schema()
+        mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
+        return apply_stages(dataset, *self.setup_and_plan(dataset, mapped, prediction_type))
 
     def setup_and_plan(
         self,
@@ -161,7 +144,14 @@ class PipelineSpec:
         prediction_type: pa.DataType | Literal["infer"] | None = None,
         has_items: bool = False,
     ) -> tuple[WorkerSetup, WorkerPlan]:
-        """What workers load and what each gets, for a dataset or one like it; arguments as those of `over`."""
+        """What workers load and what each gets, for a dataset or one like it.
+
+        Args:
+            dataset: Any Ray dataset.
+            mapped: Of `mapped_inputs`.
+            prediction_type: As in `__call__`.
+            has_items: Whether rows are Python objects of this program (`mapping.py`).
+        """
         from ray.data.dataset import MaterializedDataset
 
         from ray_pipelines.data.chunking import plan_chunks
@@ -261,6 +251,11 @@ class PipelineSpec:
         plain = dataclasses.replace(self, model=in_float32(self.model), optimize=OptimizeConfig(), instances=instances)
         return Agreement.of(self.run(list(items)), plain.run(list(items)))
 
+    def results_of(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+        """As `run`, of rows that hold the task's inputs by name."""
+        runner = self._runner()
+        return runner.run(runner.steps.item_of_fields(fields) for fields in rows)
+
     def _run(self, items: Iterable[Any], on_error: str) -> Iterator[Any]:
         runner = self._runner()
         for result in runner.run(runner.steps.item_of_input(item) for item in items):
@@ -282,12 +277,38 @@ class PipelineSpec:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in NOT_SENT}
 
-    def known_result_type(self) -> pa.DataType | None:
-        """Arrow type of one result, or None where it must be found on the first rows."""
+    @property
+    def rows_per_call(self) -> int:
+        """Rows that a worker is handed at once."""
+        return self.batch.rows_per_call
+
+    def result_types(self) -> dict[str, pa.DataType | None]:
+        """Column of results: Arrow type of one result, or None where it must be found on the first rows."""
         task = self.task
         if task.result_type is None:
-            return None
-        return task.result_type(tasks.validate_parameters(task, self.parameters))
+            return {self.output_column: None}
+        return {self.output_column: task.result_type(tasks.validate_parameters(task, self.parameters))}
+
+    def result_of(self, results: Mapping[str, Any]) -> Any:
+        """What `run` gives of a row, of its columns of results."""
+        return results[self.output_column]
+
+    def columns_of(self, mapped: Mapping[str, Any]) -> list[str]:
+        """The columns that are inputs, of `mapped_inputs`."""
+        return sorted(set(split_inputs(mapped)[0].values()))
+
+    def inputs_of_items(self) -> dict[str, Any]:
+        """In place of `mapped_inputs` where a row is what `columns_of_item` gives: its columns are fields."""
+        return {}
+
+    def columns_of_item(self, item: Any) -> dict[str, Any]:
+        """An item, as `run` takes it, as a row whose columns are Python objects."""
+        from ray_pipelines.data.workers import ITEM_COLUMN
+
+        inputs = self.task.inputs
+        if self.task.result_type is None or not inputs:
+            return {ITEM_COLUMN: item}
+        return item if isinstance(item, dict) and inputs[0].name in item else {inputs[0].name: item}
 
     def mapped_inputs(self, columns: Sequence[str] | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The mapping of inputs to columns or constants, checked against the columns where they are known.
@@ -392,7 +413,7 @@ class PipelineSpec:
         task = self.task
         known_type = None
         if prediction_type is None and task.result_type is not None:
-            known_type = self.known_result_type()
+            known_type = self.result_types()[self.output_column]
         elif prediction_type != "infer":
             known_type = prediction_type
         setup = WorkerSetup(

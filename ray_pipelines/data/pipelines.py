@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.validation import describe_validation_error
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from ray.data import Dataset
 
     from ray_pipelines.data.nodes import Node
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["PipelinesSpec", "pipelines"]
 
 ITEMS_AT_A_TIME = 512
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,56 @@ class PipelinesSpec:
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: A model's name cannot be resolved.
         """
-        from ray_pipelines.data.nodes import cluster_nodes
         from ray_pipelines.data.stages import apply_stages
 
         schema = dataset.schema()
         mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
-        plan = self.plan(cluster_nodes())
-        return apply_stages(dataset, self.worker_setup(mapped, plan, dataset), plan)
+        return apply_stages(dataset, *self.setup_and_plan(dataset, mapped))
+
+    def setup_and_plan(
+        self, dataset: Dataset, mapped: Mapping[str, Mapping[str, Any]], *, has_items: bool = False
+    ) -> tuple[SeveralSetup, WorkerPlan]:
+        """What workers load and what each gets; arguments as those of `PipelineSpec.setup_and_plan`."""
+        from ray.data.dataset import MaterializedDataset
+
+        from ray_pipelines.data.chunking import plan_chunks
+        from ray_pipelines.data.nodes import cluster_nodes
+
+        nodes = cluster_nodes()
+        num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
+        plan = self.plan(nodes, num_rows)
+        setup = self.worker_setup(mapped, plan, dataset, has_items=has_items)
+        return setup, plan_chunks(dataset, setup, plan, nodes, num_rows)
+
+    @overload
+    def map(self, data: list[Any] | tuple[Any, ...], *, progress: bool = ...) -> list[dict[str, Any] | RowError]: ...
+    @overload
+    def map(self, data: Iterator[Any], *, progress: bool = ...) -> Iterator[dict[str, Any] | RowError]: ...
+    @overload
+    def map(self, data: Data, *, progress: bool = ..., **inputs: Any) -> Data: ...
+    def map(self, data: Any, *, progress: bool = True, **inputs: Any) -> Any:
+        """`data` with the results of all tasks, computed on Ray's workers: as the kind of thing that `data` is.
+
+            both.map(["Great!", "Never again."])      # list: {"sentiment": …, "entities": …} each, or a RowError
+            both.map(frame, text="review")            # a pandas frame: + columns sentiment, entities and error
+
+        Args:
+            data: As `PipelineSpec.map` takes it.
+            progress: As there.
+            **inputs: For what has columns, as in `both(dataset, text="review")`.
+
+        Returns:
+            As `PipelineSpec.map`, with a column for each task, or a dictionary of them for an item.
+
+        Raises:
+            ConfigError: A column or input does not exist, or a column has the name of one that is added.
+            ResourceError: The cluster cannot hold the workers.
+            JobError: A model could not be loaded, or Ray gave up.
+            TypeError: `data` is none of these, or a single string or dictionary.
+        """
+        from ray_pipelines.data.mapping import map_data
+
+        return map_data(self, data, inputs, progress)
 
     @overload
     def run(self, items: list[Any] | tuple[Any, ...]) -> list[dict[str, Any] | RowError]: ...
@@ -80,7 +126,8 @@ class PipelinesSpec:
         """The results of each item by task, in input order, in this process and without Ray.
 
         Args:
-            items: A list or an iterator of items, each as all of the tasks take it.
+            items: A list or an iterator of items, each as all of the tasks take it, or a dictionary of inputs, of which
+                each task takes its own.
 
         Returns:
             A list for a list (or tuple), an iterator for an iterator; a `RowError` in place of an item that failed.
@@ -93,7 +140,10 @@ class PipelinesSpec:
 
         iterator = iter(items)
         while block := list(islice(iterator, ITEMS_AT_A_TIME)):
-            found = {name: spec.run(block) for name, spec in self.specs.items()}
+            rows = [self.columns_of_item(item) for item in block]
+            found = {
+                name: spec.results_of([own_fields(row, spec) for row in rows]) for name, spec in self.specs.items()
+            }
             for row in zip(*found.values(), strict=True):
                 results = dict(zip(found, row, strict=True))
                 errors = (of_task(name, one) for name, one in results.items() if isinstance(one, RowError))
@@ -121,6 +171,34 @@ class PipelinesSpec:
             raise ConfigError(problems)
         return mapped
 
+    @property
+    def rows_per_call(self) -> int:
+        """Rows that a worker is handed at once."""
+        return max(spec.rows_per_call for spec in self.specs.values())
+
+    def result_types(self) -> dict[str, pa.DataType | None]:
+        """Column of results: Arrow type of one result."""
+        return {name: spec.result_types()[spec.output_column] for name, spec in self.specs.items()}
+
+    def result_of(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """What `run` gives of a row, of its columns of results."""
+        return dict(results)
+
+    def columns_of(self, mapped: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """The columns that are inputs, of `mapped_inputs`."""
+        return sorted({column for name, spec in self.specs.items() for column in spec.columns_of(mapped[name])})
+
+    def inputs_of_items(self) -> dict[str, dict[str, Any]]:
+        """In place of `mapped_inputs` where a row is what `columns_of_item` gives."""
+        return {name: {field.name: field.name for field in spec.task.inputs} for name, spec in self.specs.items()}
+
+    def columns_of_item(self, item: Any) -> dict[str, Any]:
+        """An item, as `run` takes it, as a row whose columns are Python objects."""
+        firsts = [spec.task.inputs[0].name for spec in self.specs.values()]
+        if isinstance(item, dict) and any(first in item for first in firsts):
+            return item
+        return dict.fromkeys(firsts, item)
+
     def plan(self, nodes: Sequence[Node], num_rows: int | None = None) -> WorkerPlan:
         """What the workers get on these nodes for so many rows (None: unknown).
 
@@ -136,20 +214,22 @@ class PipelinesSpec:
         plan = plan_workers(fused, dataclasses.replace(any_task, chunked=False), nodes, model_bytes, num_rows)
         return dataclasses.replace(plan, num_models=len(self.specs))
 
-    def worker_setup(self, inputs: Mapping[str, Mapping[str, Any]], plan: WorkerPlan, dataset: Dataset) -> SeveralSetup:
-        """What the workers need, with all models pinned.
+    def worker_setup(
+        self, inputs: Mapping[str, Mapping[str, Any]], plan: WorkerPlan, dataset: Dataset, *, has_items: bool = False
+    ) -> SeveralSetup:
+        """What the workers need, with all models pinned; arguments as those of `PipelineSpec.worker_setup`.
 
         Raises:
             ModelLoadError: A model's name cannot be resolved.
         """
         from ray_pipelines.data.several import SeveralSetup
-        from ray_pipelines.data.workers import WorkerSetup
+        from ray_pipelines.data.workers import ITEM_COLUMN, WorkerSetup
 
         setups: dict[str, WorkerSetup] = {}
         for name, spec in self.specs.items():
             alone = dataclasses.replace(spec, output_column=name, workers=self.workers)
-            setups[name] = alone.worker_setup(inputs[name], plan, dataset)
-        return SeveralSetup(setups)
+            setups[name] = alone.worker_setup(inputs[name], plan, dataset, has_items=has_items)
+        return SeveralSetup(setups, dropped_columns=(ITEM_COLUMN,) if has_items else (), has_items=has_items)
 
 
 def pipelines(
@@ -172,6 +252,11 @@ def pipelines(
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error, "workers", WorkersConfig)) from None
     return PipelinesSpec(dict(specs), config)
+
+
+def own_fields(row: Mapping[str, Any], spec: PipelineSpec) -> dict[str, Any]:
+    """The fields of a row that are inputs of this task."""
+    return {field.name: row[field.name] for field in spec.task.inputs if field.name in row}
 
 
 def _problems(specs: Mapping[str, PipelineSpec], workers: WorkersConfig) -> list[str]:

@@ -22,7 +22,7 @@ from ray_pipelines.data.reporting import inputs_of, save_forecast
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.run_state import inventory_of
 from ray_pipelines.data.several import SeveralWorker, worker_class
-from ray_pipelines.data.workers import ERROR_COLUMN, WorkerSetup
+from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.forecast import Forecast
@@ -72,8 +72,7 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     rows = read_dataset(source, [Remaining(unit) for unit in inventory.all_units], job)
     prediction_type: Literal["infer"] | None = "infer" if job.prediction_type == "infer" else None
     setup = setup_of_job(spec, source, workers, rows, prediction_type)
-    if isinstance(setup, WorkerSetup):
-        workers = plan_chunks(rows, setup, workers, nodes, known)
+    workers = plan_chunks(rows, setup, workers, nodes, known)
     trial, results = _try(dataclasses.replace(setup, is_counted=True), workers, tables, num_rows)
     total = known if known is not None else _estimated_rows(source, tables, job)
     forecast = foretell(trial, workers, total, sum(node.num_cpus for node in nodes))

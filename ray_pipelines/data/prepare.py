@@ -24,7 +24,8 @@ __all__ = ["prepare_dataset", "prepare_table"]
 def prepare_dataset(dataset: Dataset, setup: WorkerSetup, on_cpu: Mapping[str, Any]) -> tuple[Dataset, WorkerSetup]:
     """The dataset with a hidden column of what the task prepares, and the setup of the stages that read it.
 
-    Both are as they were where the task prepares nothing, the input is a constant, or what it is made of is missing.
+    Both are as they were where the task prepares nothing, the input is a constant, what it is made of is missing, or
+    rows are Python objects: the worker itself makes the input then.
 
     Args:
         dataset: Rows as they were read.
@@ -33,6 +34,8 @@ def prepare_dataset(dataset: Dataset, setup: WorkerSetup, on_cpu: Mapping[str, A
     """
     preparation = tasks.resolve(setup.task_name, has_own_pipeline=setup.has_own_pipeline).preparation
     if preparation is None or preparation.field in setup.constants or preparation.source not in setup.inputs:
+        return dataset, setup
+    if setup.has_items:
         return dataset, setup
     dataset = dataset.map_batches(
         prepare_table,

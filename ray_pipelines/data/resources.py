@@ -53,6 +53,7 @@ class ChunkPlan:
         window_chunks: Chunks that a worker takes at a time, of any rows.
         rows_per_task: Rows that one task explodes; None for as many as a block has.
         num_partitions: Partitions of the shuffle.
+        num_imploders: Processes that put rows together again.
         wave_rows: Rows that are shuffled at a time at first, where there are more; None for all.
     """
 
@@ -61,6 +62,7 @@ class ChunkPlan:
     window_chunks: int = 64
     rows_per_task: int | None = None
     num_partitions: int = 2
+    num_imploders: int = 2
     wave_rows: int | None = None
 
     def with_longer_waves(self) -> ChunkPlan:

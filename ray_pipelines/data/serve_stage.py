@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -52,9 +53,11 @@ class ServeWorker:
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """The table with its predictions and errors."""
+        begun_s = time.time()
         batch, rows, failed = batch_of_table(table, self.setup)
         result_type = self.setup.result_type
         answers = await self._client.run(batch, result_type)
+        answers.counters.begun_s = begun_s
         results, errors = answers.results, answers.errors
         if failed:
             order = [0] * table.num_rows
@@ -74,8 +77,9 @@ def batch_of_table(table: pa.Table, setup: WorkerSetup) -> tuple[RowBatch, list[
     assert setup.application is not None
     task = tasks.get(setup.task_name)
     modalities = {each.name: each.modality for each in task.inputs}
-    plain = {name: column for name, column in setup.inputs.items() if _is_plain(table.schema.field(column).type)}
-    others = {name: column for name, column in setup.inputs.items() if name not in plain}
+    inputs = {} if setup.has_items else setup.inputs
+    plain = {name: column for name, column in inputs.items() if _is_plain(table.schema.field(column).type)}
+    others = {name: column for name, column in inputs.items() if name not in plain}
     media = [name for name, modality in modalities.items() if modality in MEDIA]
     may_name = any(
         name in setup.constants or (name in plain and not _is_binary(table.schema.field(plain[name]).type))

@@ -37,10 +37,11 @@ from ray_pipelines.data.fetch import MEDIA, fetched
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.data.workers import (
     ERROR_COLUMN,
+    ITEM_COLUMN,
     READ_ERROR_COLUMN,
     PipelineWorker,
     WorkerSetup,
-    field_value,
+    values_of_table,
     watched_results,
 )
 from ray_pipelines.engine.counters import Counters
@@ -70,16 +71,23 @@ class SeveralSetup:
         parts: Column of results: the setup of its task.
         dropped_columns: Columns that nobody needs once the row is decoded.
         is_counted: Add what each table has cost as a column.
+        has_items: Rows are Python objects, as in `WorkerSetup`; a part finds some or all of its inputs among them.
     """
 
     parts: Mapping[str, WorkerSetup]
     dropped_columns: tuple[str, ...] = ()
     is_counted: bool = False
+    has_items: bool = False
 
     @property
     def any_part(self) -> WorkerSetup:
         """One of the parts, for what is the same in all of them."""
         return next(iter(self.parts.values()))
+
+    @property
+    def columns(self) -> set[str]:
+        """The columns that are inputs of a task."""
+        return {column for part in self.parts.values() for column in part.inputs.values()}
 
     @property
     def rows_per_call(self) -> int:
@@ -88,7 +96,7 @@ class SeveralSetup:
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
-        columns = {column for part in self.parts.values() for column in part.inputs.values()}
+        columns = {ITEM_COLUMN} if self.has_items else self.columns
         return table.select(sorted(columns)) if columns else table
 
 
@@ -151,18 +159,18 @@ class SeveralWorker:
     def _decoded(self, table: pa.Table, rows: Sequence[int]) -> Iterator[tuple[Items, int]]:
         """The items of each row, and the bytes of its decoded media."""
         modalities = self._media_columns()
-        own = _rows_of_media(table, rows, list(modalities))
+        own = values_of_table(table, self.setup.columns, rows, has_items=self.setup.has_items)
         any_part = self.setup.any_part
         found = _timed(fetched(own, modalities, any_part.limits, any_part.filesystem), self._shared)
-        for place, (row, values) in enumerate(zip(rows, found, strict=True)):
+        for place, values in enumerate(found):
             if isinstance(values, RowError):
                 yield [values] * len(self.runners), 0
                 continue
             start_s = time.perf_counter()
             decode = _Decoder()
             items = [
-                self._item(runner, _fields(table, row, part, runner, values), decode, place)
-                for part, runner in zip(self.setup.parts.values(), self.runners.values(), strict=True)
+                self._item(self.runners[name], _fields(part, values), decode, place)
+                for name, part in self.setup.parts.items()
             ]
             self._shared.decode_s += time.perf_counter() - start_s
             yield items, decode.num_bytes
@@ -241,26 +249,9 @@ def _portions(rows: Iterator[tuple[Items, int]]) -> Iterator[list[Items]]:
         yield portion
 
 
-def _rows_of_media(table: pa.Table, rows: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any] | RowError]:
-    """The values of the columns of media in each row, or the error with which it was read."""
-    errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
-    for row in rows:
-        if errors is not None and errors[row].is_valid:
-            yield RowError(**errors[row].as_py())
-        else:
-            yield {column: field_value(table[column][row]) for column in columns}
-
-
-def _fields(
-    table: pa.Table, row: int, part: WorkerSetup, runner: Runner, media_values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The fields of one task: its constants, media as they were fetched, all else as it stands in the table."""
-    modalities = {field.name: field.modality for field in runner.steps.task.inputs}
-    values = {
-        name: media_values[column] if modalities[name] in MEDIA else field_value(table[column][row])
-        for name, column in part.inputs.items()
-    }
-    return {**part.constants, **values}
+def _fields(part: WorkerSetup, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of one task, of its constants and the row's columns."""
+    return {**part.constants, **{name: values[column] for name, column in part.inputs.items() if column in values}}
 
 
 def _with_results(table: pa.Table, rows: Sequence[dict[str, Any] | RowError], setup: SeveralSetup) -> pa.Table:

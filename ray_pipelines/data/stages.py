@@ -8,7 +8,7 @@ import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import monotonically_increasing_id
 
-from ray_pipelines.data.chunks import ROW_ID_COLUMN, ChunkWorker, explode_table, implode_table
+from ray_pipelines.data.chunks import ROW_ID_COLUMN, ChunkWorker, ImplodeWorker, explode_table
 from ray_pipelines.data.prepare import prepare_dataset
 from ray_pipelines.data.resources import TASK_CPUS
 from ray_pipelines.data.several import AnySetup, worker_class
@@ -75,7 +75,16 @@ def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset
             .repartition(target_num_rows_per_block=chunks.window_chunks)
             .map_batches(ChunkWorker, batch_size=chunks.window_chunks, batch_format="pyarrow", **workers)
             .repartition(chunks.num_partitions, keys=[ROW_ID_COLUMN])
-            .map_batches(implode_table, batch_size=None, **on_cpu)
+            # Forwards are done by then, so that no CPU is set aside for these.
+            .map_batches(
+                ImplodeWorker,
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=chunks.num_imploders),
+                num_cpus=0,
+                scheduling_strategy="SPREAD",
+                fn_constructor_kwargs={"setup": setup},
+            )
         )
     return (
         dataset.map_batches(preprocess_table, batch_size=rows_per_call, **on_cpu)

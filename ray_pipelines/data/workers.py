@@ -15,7 +15,7 @@ import os
 import pickle
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,9 @@ __all__ = [
     "ModelWorker",
     "PipelineWorker",
     "WorkerSetup",
-    "field_value",
     "postprocess_table",
     "preprocess_table",
+    "values_of_table",
     "watched_results",
 ]
 
@@ -56,7 +56,7 @@ ERROR_COLUMN = "error"
 READ_ERROR_COLUMN = "__read_error"
 TENSORS_COLUMN = "__tensors"
 ITEM_COLUMN = "__item"
-"""All fields of a row as Python objects, where rows come from this program and not from files (`mapping.py`)."""
+"""All columns of a row as Python objects, where rows come from this program and not from files (`mapping.py`)."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class WorkerSetup:
         timeout_s: Seconds that a step may take; None for no limit.
         filesystem: How media that rows name by URI are opened.
         application: Whose replicas run the rows, where no worker does.
-        has_items: Rows were made by this program: their fields are Python objects in `ITEM_COLUMN`, which is unpickled
-            for no other rows.
+        has_items: Rows were made by this program: their columns are Python objects in `ITEM_COLUMN`, which is unpickled
+            for no other rows. Without `inputs`, columns are fields.
     """
 
     task_name: str
@@ -141,7 +141,8 @@ class WorkerSetup:
 
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
-        return table.select(sorted(set(self.inputs.values()))) if self.inputs else table
+        columns = [ITEM_COLUMN] if self.has_items else sorted(set(self.inputs.values()))
+        return table.select(columns) if columns else table
 
     def load(self, *, weights: bool = True, watch: Watch | None = None) -> Runner:
         """The runner of this setup, on this process's device; watched by a watchdog of its own, or by `watch`."""
@@ -285,21 +286,38 @@ def fields_of_table(
         setup: The pipeline.
         rows: Which rows; unset, all.
     """
-    read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
-    columns = {name: table[column] for name, column in setup.inputs.items()}
-    for row in range(table.num_rows) if rows is None else rows:
-        if read_errors is not None and read_errors[row].is_valid:
-            yield RowError(**read_errors[row].as_py())
+    rows = range(table.num_rows) if rows is None else rows
+    columns = set(setup.inputs.values())
+    for row, values in zip(rows, values_of_table(table, columns, rows, has_items=setup.has_items), strict=True):
+        if isinstance(values, RowError):
+            yield values
             continue
-        fields = {**setup.constants, **{name: field_value(column[row]) for name, column in columns.items()}}
-        if setup.has_items:
-            item = attempt("decode", partial(pickle.loads, table[ITEM_COLUMN][row].as_py()))
-            if isinstance(item, RowError):
-                yield item
-                continue
-            fields |= item
+        own = {name: values[column] for name, column in setup.inputs.items()} if setup.inputs else values
+        fields = {**setup.constants, **own}
         made = {name: table[column][row].as_py() for name, column in setup.prepared.items() if fields.get(name) is None}
         yield {**fields, **made}
+
+
+def values_of_table(
+    table: pa.Table, columns: Collection[str], rows: Sequence[int], *, has_items: bool
+) -> Iterator[dict[str, Any] | RowError]:
+    """The columns of each of `rows`, or its error; made one at a time, as they are asked for.
+
+    Args:
+        table: The rows.
+        columns: Which columns; of rows that are Python objects, all that they have.
+        rows: Which rows.
+        has_items: Whether rows are Python objects.
+    """
+    read_errors = table[READ_ERROR_COLUMN] if READ_ERROR_COLUMN in table.column_names else None
+    values = {column: table[column] for column in ((ITEM_COLUMN,) if has_items else columns)}
+    for row in rows:
+        if read_errors is not None and read_errors[row].is_valid:
+            yield RowError(**read_errors[row].as_py())
+        elif has_items:
+            yield attempt("decode", partial(pickle.loads, values[ITEM_COLUMN][row].as_py()))
+        else:
+            yield {name: field_value(column[row]) for name, column in values.items()}
 
 
 def items_of_table(table: pa.Table, setup: WorkerSetup, runner: Runner, rows: Sequence[int]) -> Iterator[Any]:

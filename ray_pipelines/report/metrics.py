@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,8 +32,7 @@ class Progress:
         num_errors: Dead letters.
         num_blocks: Blocks that are written.
         elapsed_s: Seconds since the start.
-        started_s: When the run started (Unix time, as the next two).
-        begun_s: When a worker first had rows.
+        started_s: When the run started (Unix time, as the next one).
         last_written_s: When the last block was written.
         reasons: How often each stage and type of error occurred.
         num_rows_before: Rows of these that an earlier, interrupted run has written.
@@ -52,7 +50,6 @@ class Progress:
     num_blocks: int = 0
     elapsed_s: float = 0.0
     started_s: float = field(default_factory=time.time)
-    begun_s: float = math.inf
     last_written_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     num_rows_before: int = 0
@@ -67,9 +64,7 @@ class Progress:
         self.num_errors += block["num_errors"]
         self.num_blocks += 1
         self.elapsed_s = elapsed_s
-        counters = Counters.from_json(block["counters"])
-        self.counters.add(counters)
-        self.begun_s = min(self.begun_s, counters.begun_s or block["written_s"] - counters.worker_s)
+        self.counters.add(Counters.from_json(block["counters"]))
         self.last_written_s = max(self.last_written_s, block["written_s"])
         self.reasons.update({error["reason"]: error["count"] for error in block["errors"]})
         self.samples += block.get("samples") or []
@@ -96,12 +91,12 @@ class Progress:
     @property
     def startup_s(self) -> float:
         """Seconds until a worker first had rows."""
-        return max(0.0, self.begun_s - self.started_s) if self.num_blocks else 0.0
+        return max(0.0, self.counters.begun_s - self.started_s) if self.counters.begun_s else 0.0
 
     @property
     def rows_per_s(self) -> float:
         """Rows per second since a worker first had some, by the clocks of those who worked and wrote."""
-        seconds = self.last_written_s - self.begun_s if self.num_blocks else 0.0
+        seconds = self.last_written_s - self.counters.begun_s if self.counters.begun_s else 0.0
         return (self.num_rows - self.num_rows_before) / seconds if seconds > 0 else 0.0
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,10 +118,9 @@ def test_plan_says_what_all_of_them_take(model: Model, tmp_path: Path) -> None:
     assert set(plan.samples[0].prediction) == {"sentiment", "entities", "vector"}
 
 
-def test_specifications_over_a_dataset_share_a_worker(model: Model) -> None:
-    import ray.data
-
-    both = rp.pipelines(
+@pytest.fixture(scope="module")
+def both(model: Model) -> rp.PipelinesSpec:
+    return rp.pipelines(
         {
             "label": rp.pipeline("image-classification", model=model("vit-classifier"), top_k=1),
             "vector": rp.pipeline("image-feature-extraction", model=model("vit-features"), pool=False),
@@ -128,10 +128,16 @@ def test_specifications_over_a_dataset_share_a_worker(model: Model) -> None:
         },
         workers={"num_cpus": 1},
     )
+
+
+def test_specifications_over_a_dataset_share_a_worker(both: rp.PipelinesSpec) -> None:
+    import ray.data
+
     pictures: list[Any] = [png(image(size=(20 + n, 30), seed=n)) for n in range(10)]
     pictures[4] = b"no picture"
     table = pa.table({"picture": pictures, "caption": [f"picture {n}" for n in range(10)]})
     rows = both(ray.data.from_arrow(table), image="picture", sentiment={"text": "caption"}).take_all()
+    rows.sort(key=lambda row: row["caption"])
     assert list(rows[0]) == ["picture", "caption", "label", "vector", "sentiment", "error"]
     error = rows.pop(4)
     assert error["error"]["message"].startswith("label: image: ") and error["sentiment"] is None
@@ -141,3 +147,30 @@ def test_specifications_over_a_dataset_share_a_worker(model: Model) -> None:
     assert_close([row["sentiment"] for row in rows], both.specs["sentiment"].run(captions))
     with pytest.raises(rp.ConfigError, match=r'label: inputs\.image: the dataset has no column "image"'):
         both(ray.data.from_arrow(table.rename_columns(["a", "b"])), text="b")
+
+
+def test_data_of_this_process_comes_back_with_the_results_of_each(both: rp.PipelinesSpec) -> None:
+    pictures: list[Any] = [image(size=(20 + n, 30), seed=n) for n in range(6)]
+    items = [{"image": picture, "text": f"picture {n}"} for n, picture in enumerate(pictures)]
+    expected = both.run(items)
+    assert_close([row["label"] for row in expected if isinstance(row, dict)], both.specs["label"].run(pictures))
+    assert_close(both.map(items, progress=False), expected)
+    missing = both.map([items[0], {"image": pictures[1]}, items[2]], progress=False)
+    assert isinstance(missing[1], rp.RowError) and missing[1].message.startswith("sentiment: text: is required")
+    assert_close([missing[0], missing[2]], [expected[0], expected[2]])
+    assert_close(list(both.map(iter(items), progress=False)), expected)
+
+    # A frame of pictures has no Arrow type; one of their bytes has.
+    captions = [item["text"] for item in items]
+    inputs = {"image": "picture", "sentiment": {"text": "caption"}}
+    for values in (pictures, [png(picture) for picture in pictures]):
+        frame = pd.DataFrame({"n": range(6), "picture": values, "caption": captions})
+        made = both.map(frame, progress=False, **inputs)
+        assert list(made.columns) == ["n", "picture", "caption", "label", "vector", "sentiment", "error"]
+        assert_close(made[list(both.specs)].to_dict("records"), expected)
+    assert both.map(pa.table({"image": [b""], "text": [""]}).slice(0, 0), progress=False).column_names[2:] == [
+        "label",
+        "vector",
+        "sentiment",
+        "error",
+    ]

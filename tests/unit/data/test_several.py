@@ -107,6 +107,20 @@ def test_several_in_this_process(model: Model) -> None:
     assert_close(next(both.run(iter(TEXTS))), first)
 
 
+def test_each_task_takes_its_own_of_a_dictionary(model: Model) -> None:
+    label = rp.pipeline("image-classification", model=model("vit-classifier"), top_k=1)
+    sentiment = rp.pipeline("text-classification", model=model("bert-classifier"))
+    both = rp.pipelines({"label": label, "sentiment": sentiment})
+    picture = image(size=(20, 30), seed=1)
+    found, failed = both.run([{"image": picture, "text": TEXTS[0]}, {"image": picture}])
+    assert isinstance(found, dict)
+    assert_close([found["label"], found["sentiment"]], [label.run([picture])[0], sentiment.run(TEXTS[:1])[0]])
+    assert (
+        isinstance(failed, rp.RowError)
+        and failed.message == "sentiment: text: is required by text-classification; the row does not have it."
+    )
+
+
 @pytest.mark.parametrize(
     ("workers", "expected"),
     [

@@ -24,12 +24,14 @@ ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onload='alert
 
 
 def report_of(**changes: Any) -> RunReport:
-    counters = Counters(num_forwards=4, num_chunks=8, cost=80, padded_cost=100, forward_s=3.0, worker_s=4.0)
+    counters = Counters(
+        num_forwards=4, num_chunks=8, cost=80, padded_cost=100, forward_s=3.0, worker_s=4.0, begun_s=1.0
+    )
     counters.note_costs([3, 9, 9, 200])
     progress = Progress(num_rows_expected=40, plan="1 x (1 CPU, 2 threads)", counters=counters)
     for block in range(4):
         stats: dict[str, Any] = {"num_rows": 10, "num_errors": 1, "counters": "{}", "results_file": f"r{block}"}
-        stats["written_s"] = float(block)
+        stats["written_s"] = 1.0 + block
         stats |= {"errors": [{"reason": f"decode: {ATTACK}", "count": 1}], "dead_letters_file": None}
         progress.add(stats, elapsed_s=2.0 + block)
     provenance = {"task": "text-classification", "model": f"me/{ATTACK}", "run_id": "r", "parameters": {"a": ATTACK}}

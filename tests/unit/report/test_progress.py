@@ -34,8 +34,6 @@ def progress_of(*blocks: dict[str, Any]) -> Progress:
         ([block(108, 110), block(110, 112), block(112, 114)], 8, 50),
         # Two workers that begin at the same time: their first blocks are no start-up of each other.
         ([block(108, 110), block(108, 110)], 8, 100),
-        # Without a worker's clock, as from an application of Serve.
-        ([block(0, 110)], 9, 100),
     ],
 )
 def test_speed_counts_from_when_a_worker_first_has_rows(
