@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from ray_pipelines.data.nodes import where_work_is_done
 from ray_pipelines.data.resources import TASK_CPUS, ChunkPlan
 from ray_pipelines.data.workers import WorkerSetup, items_of_table
 from ray_pipelines.errors import ConfigError, RowError, attempt
@@ -114,7 +115,7 @@ def plan_chunks(
     else:
         wave_rows = None
     num_cpus = sum(node.num_cpus for node in nodes)
-    chunks = ChunkPlan(mode, reason, wave_rows=wave_rows)
+    chunks = ChunkPlan(mode, reason, wave_rows=wave_rows, placement=where_work_is_done(nodes))
     if mode == "groupby":
         chunks = sized(chunks, samples, setup, num_rows, num_cpus)
     settled = dataclasses.replace(plan, chunks=chunks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Node", "cluster_nodes", "has_label"]
+__all__ = ["Node", "cluster_nodes", "has_label", "where_work_is_done"]
 
+NODE_ID = "ray.io/node-id"
 ONE_OF = re.compile(r"in\(([^)]*)\)")
 ROUNDING = 1e-9
 
@@ -76,6 +77,18 @@ def has_label(labels: Mapping[str, str], key: str, wanted: str) -> bool:
     several = ONE_OF.fullmatch(positive)
     values = [value.strip() for value in several[1].split(",")] if several else [positive]
     return (labels.get(key) in values) != text.startswith("!")
+
+
+def where_work_is_done(nodes: Sequence[Node]) -> dict[str, Any]:
+    """Ray's options that keep an actor without CPUs, which fits anywhere, away from nodes that have none to give.
+
+    >>> where_work_is_done([Node(0, labels={"ray.io/node-id": "a1"}), Node(4, labels={"ray.io/node-id": "b2"})])
+    {'label_selector': {'ray.io/node-id': '!in(a1)'}}
+    >>> where_work_is_done([Node(0, held={"CPU": 4.0})])
+    {}
+    """
+    kept_free = [node.labels[NODE_ID] for node in nodes if node.num_cpus + node.held.get("CPU", 0) <= 0]
+    return {"label_selector": {NODE_ID: f"!in({','.join(kept_free)})"}} if kept_free else {}
 
 
 def cluster_nodes(*, beside_jobs: bool = False) -> list[Node]:

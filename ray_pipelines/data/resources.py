@@ -54,6 +54,7 @@ class ChunkPlan:
         rows_per_task: Rows that one task explodes; None for as many as a block has.
         num_partitions: Partitions of the shuffle.
         num_imploders: Processes that put rows together again.
+        placement: Ray's options for where these run.
         wave_rows: Rows that are shuffled at a time at first, where there are more; None for all.
     """
 
@@ -63,6 +64,7 @@ class ChunkPlan:
     rows_per_task: int | None = None
     num_partitions: int = 2
     num_imploders: int = 2
+    placement: Mapping[str, Any] = field(default_factory=dict)
     wave_rows: int | None = None
 
     def with_longer_waves(self) -> ChunkPlan:
