@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_pipelines.cluster import living_cluster
 from ray_pipelines.config import Job, ModelConfig
 from ray_pipelines.data.execute import execute, models_of_job
 from ray_pipelines.data.lease import hold_lease
@@ -115,14 +116,18 @@ def _pinned(model: ModelConfig, was: str | None) -> ModelConfig:
 
 
 def start_ray() -> None:
-    """Connects to the cluster that `RAY_ADDRESS` or this machine has, or starts a quiet local one."""
+    """Connects to the cluster that `RAY_ADDRESS` or this machine has, or starts a quiet local one.
+
+    Raises:
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer; Ray itself would try for many minutes.
+    """
     import ray
     import ray.data
 
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR)
+        ray.init(living_cluster(), logging_level=logging.ERROR)
 
 
 def _model_problems(job: Job) -> list[str]:

@@ -25,6 +25,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
 from ray_pipelines import tasks
+from ray_pipelines.cluster import living_cluster
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
 from ray_pipelines.engine.identity import model_identity
@@ -163,6 +164,7 @@ def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Call
         on_start: Called once the endpoint answers.
 
     Raises:
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
         ModelLoadError: The model's name cannot be resolved.
         JobError: The replica cannot load the model.
     """
@@ -170,7 +172,7 @@ def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Call
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,0 +1,40 @@
+"""Which Ray cluster to connect to, for jobs and endpoints alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+from ray_pipelines.errors import ConfigError
+
+__all__ = ["living_cluster"]
+
+CONNECT_S = 10.0
+
+
+def living_cluster() -> str | None:
+    """What to call `ray.init` with: None for what it finds itself, `local` where that has ended without a word.
+
+    A machine notes its cluster in a file, which a cluster that is killed leaves behind.
+
+    Raises:
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    address = get_ray_address_from_environment(None, None)
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        if os.environ.get("RAY_ADDRESS"):
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"RAY_ADDRESS: no cluster answers at {address} ({reason}). Unset it to run here."
+            ) from None
+        logging.getLogger(__name__).warning("The cluster at %s has ended; a local one is started.", address)
+        return "local"
+    return None
