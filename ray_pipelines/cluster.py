@@ -21,16 +21,17 @@ def living_cluster() -> str | None:
     Raises:
         ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
     """
-    from ray._private.services import get_ray_address_from_environment
+    from ray._private.services import find_bootstrap_address
 
-    address = get_ray_address_from_environment(None, None)
+    named = os.environ.get("RAY_ADDRESS")
+    address = named if named and named != "auto" else find_bootstrap_address(None)
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         return None
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        if os.environ.get("RAY_ADDRESS"):
+        if named:
             reason = error.strerror or str(error)
             raise ConfigError(
                 f"RAY_ADDRESS: no cluster answers at {address} ({reason}). Unset it to run here."

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
+from ray.data.dataset import MaterializedDataset
 
 from ray_pipelines.data.nodes import where_work_is_done
 from ray_pipelines.data.resources import TASK_CPUS, ChunkPlan
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.several import AnySetup
 
-__all__ = ["RowSample", "choose", "plan_chunks"]
+__all__ = ["RowSample", "choose", "known_rows", "plan_chunks"]
 
 Mode = Literal["in_worker", "groupby"]
 logger = logging.getLogger(__name__)
@@ -123,6 +124,11 @@ def plan_chunks(
         settled = settled.shared_evenly(num_rows, setup.rows_per_call)
     logger.info("%s: %s", setup.task_name, settled.describe())
     return settled
+
+
+def known_rows(dataset: Dataset) -> int | None:
+    """How many rows a dataset has, where nothing must be run to know."""
+    return dataset.count() if isinstance(dataset, MaterializedDataset) else None
 
 
 def choose(samples: Sequence[RowSample], num_workers: int, num_rows: int | None) -> tuple[Mode, str]:

@@ -152,13 +152,11 @@ class PipelineSpec:
             prediction_type: As in `__call__`.
             has_items: Whether rows are Python objects of this program (`mapping.py`).
         """
-        from ray.data.dataset import MaterializedDataset
-
-        from ray_pipelines.data.chunking import plan_chunks
+        from ray_pipelines.data.chunking import known_rows, plan_chunks
         from ray_pipelines.data.nodes import cluster_nodes
 
         nodes = cluster_nodes()
-        num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
+        num_rows = known_rows(dataset)
         plan = self.plan(nodes, num_rows)
         setup = self.worker_setup(mapped, plan, dataset, prediction_type, has_items)
         return setup, plan_chunks(dataset, setup, plan, nodes, num_rows)

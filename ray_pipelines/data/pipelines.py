@@ -77,13 +77,11 @@ class PipelinesSpec:
         self, dataset: Dataset, mapped: Mapping[str, Mapping[str, Any]], *, has_items: bool = False
     ) -> tuple[SeveralSetup, WorkerPlan]:
         """What workers load and what each gets; arguments as those of `PipelineSpec.setup_and_plan`."""
-        from ray.data.dataset import MaterializedDataset
-
-        from ray_pipelines.data.chunking import plan_chunks
+        from ray_pipelines.data.chunking import known_rows, plan_chunks
         from ray_pipelines.data.nodes import cluster_nodes
 
         nodes = cluster_nodes()
-        num_rows = dataset.count() if isinstance(dataset, MaterializedDataset) else None
+        num_rows = known_rows(dataset)
         plan = self.plan(nodes, num_rows)
         setup = self.worker_setup(mapped, plan, dataset, has_items=has_items)
         return setup, plan_chunks(dataset, setup, plan, nodes, num_rows)
