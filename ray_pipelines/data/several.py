@@ -23,9 +23,10 @@ run it. One watchdog and one journal stand over all tasks of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -120,6 +121,7 @@ class SeveralWorker:
         self.setup = setup
         self._watch = Watchdog(setup.any_part.timeout_s)
         self.runners = {name: part.load(watch=self._watch) for name, part in setup.parts.items()}
+        self._media = {name: _media_fields(part) for name, part in setup.parts.items()}
         self._shared = Counters()
         self._clock = WorkerClock(start_s)
 
@@ -158,18 +160,22 @@ class SeveralWorker:
 
     def _decoded(self, table: pa.Table, rows: Sequence[int]) -> Iterator[tuple[Items, int]]:
         """The items of each row, and the bytes of its decoded media."""
-        modalities = self._media_columns()
-        own = values_of_table(table, self.setup.columns, rows, has_items=self.setup.has_items)
+        modalities = {
+            part.inputs[field]: modality
+            for name, part in self.setup.parts.items()
+            for field, modality in self._media[name].items()
+        }
         any_part = self.setup.any_part
+        as_read, own = tee(values_of_table(table, self.setup.columns, rows, has_items=self.setup.has_items))
         found = _timed(fetched(own, modalities, any_part.limits, any_part.filesystem), self._shared)
-        for place, values in enumerate(found):
-            if isinstance(values, RowError):
-                yield [values] * len(self.runners), 0
+        for place, (values, media_of) in enumerate(zip(as_read, found, strict=True)):
+            if isinstance(values, RowError) or isinstance(media_of, RowError):
+                yield [media_of] * len(self.runners), 0
                 continue
             start_s = time.perf_counter()
             decode = _Decoder()
             items = [
-                self._item(self.runners[name], _fields(part, values), decode, place)
+                self._item(self.runners[name], _fields(part, values, media_of, self._media[name]), decode, place)
                 for name, part in self.setup.parts.items()
             ]
             self._shared.decode_s += time.perf_counter() - start_s
@@ -178,15 +184,6 @@ class SeveralWorker:
     def _item(self, runner: Runner, fields: Mapping[str, Any], decode: _Decoder, place: int) -> Any:
         step = partial(runner.steps.item_of_fields, fields, decode)
         return attempt("decode", partial(self._watch.run, "decode", [place], step))
-
-    def _media_columns(self) -> dict[str, str]:
-        """Columns whose values may name something to be fetched: their modality."""
-        found: dict[str, str] = {}
-        for part in self.setup.parts.values():
-            task = tasks.resolve(part.task_name, has_own_pipeline=part.has_own_pipeline)
-            own = [field for field in task.inputs if field.modality in MEDIA and field.name in part.inputs]
-            found |= {part.inputs[field.name]: field.modality for field in own}
-        return found
 
 
 class _Decoder:
@@ -249,9 +246,25 @@ def _portions(rows: Iterator[tuple[Items, int]]) -> Iterator[list[Items]]:
         yield portion
 
 
-def _fields(part: WorkerSetup, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of one task, of its constants and the row's columns."""
-    return {**part.constants, **{name: values[column] for name, column in part.inputs.items() if column in values}}
+def _media_fields(part: WorkerSetup) -> dict[str, str]:
+    """The inputs of a task that come from a column whose values may name something to be fetched: their modality."""
+    task = tasks.resolve(part.task_name, has_own_pipeline=part.has_own_pipeline)
+    return {each.name: each.modality for each in task.inputs if each.modality in MEDIA and each.name in part.inputs}
+
+
+def _fields(
+    part: WorkerSetup, values: Mapping[str, Any], media_of: Mapping[str, Any], media_fields: Collection[str]
+) -> dict[str, Any]:
+    """The fields of one task, of its constants and the row's columns.
+
+    A column may be an address to be opened for one task and a text for another.
+    """
+    own = {
+        name: (media_of if name in media_fields else values)[column]
+        for name, column in part.inputs.items()
+        if column in values
+    }
+    return {**part.constants, **own}
 
 
 def _with_results(table: pa.Table, rows: Sequence[dict[str, Any] | RowError], setup: SeveralSetup) -> pa.Table:

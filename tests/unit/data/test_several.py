@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -138,3 +139,18 @@ def test_what_cannot_share_a_worker_is_refused(workers: Any, expected: str) -> N
     assert error.value.problems[0].startswith(expected)
     with pytest.raises(rp.ConfigError, match=r"tasks\.b: has workers of its own"):
         rp.pipelines({"a": spec, "b": rp.pipeline("fill-mask", model="org/model", num_gpus=1)})
+
+
+def test_an_address_is_opened_for_the_task_that_takes_a_picture_and_a_text_for_the_other(
+    model: Model, setup: SeveralSetup
+) -> None:
+    address = "memory://several/a.png"
+    with fsspec.open(address, "wb") as file:
+        file.write(png(image()))
+    classifier = rp.pipeline("text-classification", model=model("bert-classifier"))
+    kind = dataclasses.replace(setup_of(classifier, []), inputs={"text": "my_image"})
+    both = SeveralSetup({"label": setup.parts["label"], "kind": kind})
+    (row,) = SeveralWorker(both)(pa.table({"my_image": [address]})).to_pylist()
+    assert row["error"] is None and len(row["label"]) == 2
+    (alone,) = PipelineWorker(kind)(pa.table({"my_image": [address]}))["prediction"].to_pylist()
+    assert_close(row["kind"], alone)
