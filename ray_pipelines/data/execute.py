@@ -116,7 +116,7 @@ def execute(
     from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
     from ray_pipelines.data.nodes import cluster_nodes
-    from ray_pipelines.data.resources import wait_for_room
+    from ray_pipelines.data.room import room_for
     from ray_pipelines.data.stages import apply_stages
 
     started_s, start_s = time.time(), time.perf_counter()
@@ -147,8 +147,6 @@ def execute(
         task=described["task"],
         model=", ".join(part.model.name or "default" for part in job.parts.values()),
     )
-    if units and plan.application is None and not job.workers.autoscaling:
-        wait_for_room(plan, partial(cluster_nodes, beside_jobs=True))
     progress = _progress_of(run, plan.describe(), plan.min_workers)
     progress.started_s = started_s
     progress.forecast = saved_forecast(job) if not progress.num_rows_before else None
@@ -164,7 +162,8 @@ def execute(
         blocks = results.map_batches(
             partial(write_block, writer=writer), batch_size=None, batch_format="pyarrow", num_cpus=WRITE_CPUS
         )
-        _follow(blocks, run, progress, job, lease, start_s, on_progress or (lambda progress: None))
+        with room_for(plan, job.workers):
+            _follow(blocks, run, progress, job, lease, start_s, on_progress or (lambda progress: None))
         units = remaining_units(run.inventory, run.ledger, run.only)
         units = without_empty(units, run.inventory, source.schema, source.filesystem)
         num_passes += wave_rows is None or run.ledger.num_rows - num_rows_before < wave_rows

@@ -131,6 +131,7 @@ class _Mapping:
         import ray.data
 
         from ray_pipelines.data.job import start_ray
+        from ray_pipelines.data.room import room_for
         from ray_pipelines.data.stages import apply_stages
 
         start_ray()
@@ -144,7 +145,8 @@ class _Mapping:
         setup = dataclasses.replace(setup, is_counted=True, dropped_columns=tuple(table.column_names))
         predicted = apply_stages(dataset, setup, plan)
         predicted.context.enable_progress_bars = False
-        made = pa.concat_tables(_shown(predicted, table.num_rows, plan, self.progress))
+        with room_for(plan, self.spec.workers):
+            made = pa.concat_tables(_shown(predicted, table.num_rows, plan, self.progress))
         return made.sort_by(ROW_COLUMN).drop_columns([ROW_COLUMN])
 
     def _empty(self) -> pa.Table:
@@ -189,13 +191,15 @@ class _Mapping:
 
         from ray_pipelines.data.execute import job_error
         from ray_pipelines.data.job import start_ray
+        from ray_pipelines.data.room import room_for
 
         first = next(blocks, None)
         if first is None:
             return
         start_ray()
         setup, plan = self.spec.setup_and_plan(ray.data.from_arrow(first), mapped, has_items=has_items)
-        workers = _workers(dataclasses.replace(setup, is_counted=True), plan)
+        with room_for(plan, self.spec.workers):
+            workers = _workers(dataclasses.replace(setup, is_counted=True), plan)
         most_waiting = BLOCKS_PER_WORKER * len(workers) * plan.num_calls
         waiting: deque[Any] = deque()
         done = _Done(plan, self.progress)

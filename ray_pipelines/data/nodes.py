@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Node", "cluster_nodes", "has_label", "where_work_is_done"]
+__all__ = ["Node", "actors_of_this_job", "cluster_nodes", "has_label", "where_work_is_done"]
 
 NODE_ID = "ray.io/node-id"
 ONE_OF = re.compile(r"in\(([^)]*)\)")
 ROUNDING = 1e-9
+STARTING = ("PENDING_CREATION", "RESTARTING", "ALIVE")
+"""States of Ray's actors that hold what they ask for, or will."""
+NO_NODE = b"\xff"
 
 
 @dataclass(frozen=True)
@@ -112,19 +115,47 @@ def cluster_nodes(*, beside_jobs: bool = False) -> list[Node]:
     return nodes
 
 
+def actors_of_this_job() -> dict[bytes, Mapping[str, float]]:
+    """The actors of this driver that have a node, up or not: what each asks for, by Ray's names."""
+    own = _own_job()
+    return {
+        actor.actor_id: dict(actor.required_resources)
+        for state in STARTING
+        for actor in _actors(state)
+        if actor.job_id == own
+    }
+
+
 def _held(by_jobs: bool) -> dict[str, Counter[str]]:
     """Node: what actors of others hold there, those that outlive their job (as all of Serve do) and perhaps the rest.
 
-    Ray's own table of actors, as its public state API needs a dashboard, which a cluster may not have.
+    An actor of another job that has a node and is not up yet counts: it will take what is free by the time it is.
     """
+    own = _own_job()
+    held: dict[str, Counter[str]] = defaultdict(Counter)
+    for state in STARTING if by_jobs else ("ALIVE",):
+        for actor in _actors(state):
+            is_up = state == "ALIVE"
+            if (actor.is_detached and is_up) or (by_jobs and not actor.is_detached and actor.job_id != own):
+                held[actor.node_id.hex()].update(dict(actor.required_resources))
+    return held
+
+
+def _own_job() -> bytes:
     import ray
-    from ray._private.state import state
+
+    return bytes.fromhex(ray.get_runtime_context().get_job_id())
+
+
+def _actors(state: str) -> Iterator[Any]:
+    """The actors in a state that have a node.
+
+    From Ray's own table of actors, as its public state API needs a dashboard, which a cluster may not have.
+    """
+    from ray._private.state import state as cluster
     from ray.core.generated.gcs_pb2 import ActorTableData
 
-    own = bytes.fromhex(ray.get_runtime_context().get_job_id())
-    held: dict[str, Counter[str]] = defaultdict(Counter)
-    for serialized in state._connect_and_get_accessor().get_actor_table(None, "ALIVE"):
+    for serialized in cluster._connect_and_get_accessor().get_actor_table(None, state):
         actor = ActorTableData.FromString(serialized)
-        if actor.is_detached or (by_jobs and actor.job_id != own):
-            held[actor.node_id.hex()].update(dict(actor.required_resources))
-    return held
+        if actor.node_id.strip(NO_NODE):
+            yield actor

@@ -3,7 +3,7 @@
 Ray waits without a word for resources that will never come: an actor that takes both of two CPUs leaves none for the
 tasks that read, and the job hangs. So CPUs are planned on purpose (one always stays free for the tasks that read,
 preprocess and write), the plan is checked before anything starts, and what cannot work is refused with the arithmetic.
-What Serve's replicas hold does not count, as they never give it back; for what other jobs hold, a job waits, saying so.
+What Serve's replicas hold does not count, as they never give it back; for what other jobs hold, a job waits: `room.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from ray_pipelines.data.nodes import Node
 from ray_pipelines.errors import ConfigError, ResourceError
 from ray_pipelines.tasks import Task
 
-__all__ = ["ChunkPlan", "WorkerPlan", "plan_workers", "wait_for_room"]
+__all__ = ["ChunkPlan", "WorkerPlan", "check_fits", "plan_workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ TASK_CPUS = 1.0
 """CPUs of the largest Ray task beside the workers: reading, preprocessing or writing one block."""
 
 NODE_ID = "ray.io/node-id"
-LOOK_S, SAY_WAITING_S = 1.0, 60.0
 ENOUGH_IN_USE = 0.8
 """Share of the CPUs in use, of what smaller workers could use, at which larger (and fewer) workers are taken."""
 
@@ -206,7 +204,7 @@ def plan_workers(
     )
     plan = dataclasses.replace(plan, workers_per_node=max([1, *(int(min(most, plan.room_on(n))) for n in suitable)]))
     if not workers.autoscaling:
-        _check(plan, nodes)
+        check_fits(plan, nodes)
     elif is_number_unset:
         logger.warning(
             "workers.autoscaling: the cluster grows to %d worker(s), as many as it has room for now. Set "
@@ -319,7 +317,7 @@ def _threads(workers: WorkersConfig, num_cpus: float, num_workers: int, nodes: S
     return max(1, min(shares, default=int(num_cpus)))
 
 
-def _check(plan: WorkerPlan, nodes: Sequence[Node]) -> None:
+def check_fits(plan: WorkerPlan, nodes: Sequence[Node]) -> None:
     """Raises if Ray would wait for ever.
 
     Raises:
@@ -369,26 +367,6 @@ def _beside(nodes: Sequence[Node]) -> str:
     held = {name: sum(node.held.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     amounts = " and ".join(f"{amount:g} {name}s" for name, amount in held.items() if amount)
     return f", beside {amounts} that others hold (Serve's replicas, other jobs)" if amounts else ""
-
-
-def wait_for_room(plan: WorkerPlan, find_nodes: Callable[[], Sequence[Node]]) -> None:
-    """Waits until other jobs leave room for the workers and the tasks beside them, and says for what it waits.
-
-    Two jobs whose workers take all CPUs between them leave none to read with, and would wait for each other for ever.
-
-    Args:
-        plan: What fits on the cluster when no other job runs.
-        find_nodes: Gives the nodes, without what other jobs hold now.
-    """
-    said_s = -math.inf
-    while True:
-        try:
-            return _check(plan, find_nodes())
-        except ResourceError as error:
-            if time.monotonic() - said_s > SAY_WAITING_S:
-                logger.warning("waiting for other jobs to end: %s", error)
-                said_s = time.monotonic()
-        time.sleep(LOOK_S)
 
 
 def _can_starve(

@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 CPU_TOKENS, GPU_TOKENS = 1024, 16384
 CPU_ROWS, GPU_ROWS = 16, 32
+CPU_GENERATED_ROWS, GPU_GENERATED_ROWS = 32, 64
+"""Each new token is a forward by itself, which costs hardly more for many rows than for one."""
 CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
 MEMORY_SHARE = 0.9
 MEMORY_CHECK_S = 1.0
@@ -208,9 +210,13 @@ class Forwards:
 
     def _new_tuner(self, chunks: Sequence[Any], longest: int) -> BudgetTuner:
         """The budget that was found before, or one that is good on most devices, to start from."""
-        rows, tokens = (CPU_ROWS, CPU_TOKENS) if self._is_cpu else (GPU_ROWS, GPU_TOKENS)
-        is_encoder = cost_unit(chunks[0]) == "tokens" and not self._steps.extra_cost
-        return BudgetTuner(tokens if is_encoder else rows * longest, self._learned.found)
+        if self._steps.extra_cost:
+            start = (CPU_GENERATED_ROWS if self._is_cpu else GPU_GENERATED_ROWS) * longest
+        elif cost_unit(chunks[0]) == "tokens":
+            start = CPU_TOKENS if self._is_cpu else GPU_TOKENS
+        else:
+            start = (CPU_ROWS if self._is_cpu else GPU_ROWS) * longest
+        return BudgetTuner(start, self._learned.found)
 
     def _timed(self, chunks: Sequence[Any], budget: int | None) -> list[Any]:
         """The outputs of one batch; what it took is noted by the tuner."""
