@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,9 +56,9 @@ __all__ = ["Forwards"]
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS, GPU_TOKENS = 1024, 16384
-CPU_ROWS, GPU_ROWS = 16, 32
-CPU_GENERATED_ROWS, GPU_GENERATED_ROWS = 32, 64
-"""Each new token is a forward by itself, which costs hardly more for many rows than for one."""
+CPU_ROWS, GPU_ROWS = 8, 32
+CPU_GENERATED_ROWS, GPU_GENERATED_ROWS, LEAST_GENERATED_SHARE = 32, 64, 4
+"""Each new token is a forward by itself, which costs hardly more for many rows than for one: few are not even tried."""
 CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
 MEMORY_SHARE = 0.9
 MEMORY_CHECK_S = 1.0
@@ -146,9 +146,9 @@ class Forwards:
         while remaining:
             padding = self._padding
             done: set[int] = set()
-            for batch, budget in self._plan([chunks[index] for index in remaining]):
+            for batch, budget, is_rest in self._plan([chunks[index] for index in remaining]):
                 indices = [remaining[position] for position in batch]
-                made = self._timed([chunks[index] for index in indices], budget)
+                made = self._timed([chunks[index] for index in indices], budget, is_rest)
                 for index, output in zip(indices, made, strict=True):
                     outputs[index] = output
                 done.update(indices)
@@ -186,10 +186,10 @@ class Forwards:
 
     # --- which chunks, and how many
 
-    def _plan(self, chunks: Sequence[Any]) -> list[tuple[list[int], int | None]]:
-        """Batches of positions, each with the budget that it was cut to."""
+    def _plan(self, chunks: Sequence[Any]) -> list[tuple[list[int], int | None, bool]]:
+        """Batches of positions, each with the budget that it was cut to, and whether it is the rest of its group."""
         if self._max_size == 1:
-            return [([index], None) for index in range(len(chunks))]
+            return [([index], None, False) for index in range(len(chunks))]
         costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
         groups = [signature(chunk, self._padding) for chunk in chunks]
         tuner = self._tuner
@@ -197,7 +197,7 @@ class Forwards:
             tuner = self._learned.tuners[self._steps.extra_cost] = self._new_tuner(chunks, max(costs))
         if tuner is None:
             batches = plan_batches(costs, max_size=self._max_size, budget=self._budget, groups=groups)
-            return [(batch, None) for batch in batches]
+            return [(batch, None, False) for batch in batches]
         budgets: list[int] = []
         ladder = tuner
 
@@ -206,19 +206,20 @@ class Forwards:
             return budgets[-1]
 
         batches = plan_batches(costs, max_size=self._max_size, budget=following, groups=groups)
-        return list(zip(batches, budgets, strict=True))
+        return list(zip(batches, budgets, _are_rests(batches, groups), strict=True))
 
     def _new_tuner(self, chunks: Sequence[Any], longest: int) -> BudgetTuner:
         """The budget that was found before, or one that is good on most devices, to start from."""
         if self._steps.extra_cost:
             start = (CPU_GENERATED_ROWS if self._is_cpu else GPU_GENERATED_ROWS) * longest
-        elif cost_unit(chunks[0]) == "tokens":
+            return BudgetTuner(start, self._learned.found, lowest=start // LEAST_GENERATED_SHARE)
+        if cost_unit(chunks[0]) == "tokens":
             start = CPU_TOKENS if self._is_cpu else GPU_TOKENS
         else:
             start = (CPU_ROWS if self._is_cpu else GPU_ROWS) * longest
         return BudgetTuner(start, self._learned.found)
 
-    def _timed(self, chunks: Sequence[Any], budget: int | None) -> list[Any]:
+    def _timed(self, chunks: Sequence[Any], budget: int | None, is_rest: bool) -> list[Any]:
         """The outputs of one batch; what it took is noted by the tuner."""
         tuner = self._tuner
         if tuner is None or budget is None:
@@ -229,7 +230,7 @@ class Forwards:
             costs = [cost(chunk) + self._steps.extra_cost for chunk in chunks]
             was_settled, longest = tuner.is_settled, max(costs)
             seconds = time.perf_counter() - start_s
-            tuner.note(budget, sum(costs), longest * len(costs), longest, seconds, self._is_scarce)
+            tuner.note(budget, sum(costs), longest * len(costs), longest, seconds, self._is_scarce or is_rest)
             if tuner.is_settled and not was_settled:
                 logger.info("Batches have a budget of %d %s now.", tuner.best, self._counters.cost_unit)
                 if self._store is not None:
@@ -395,6 +396,17 @@ class Forwards:
         self._counters.cost += sum(costs)
         self._counters.note_costs(costs)
         self._counters.padded_cost += max(costs) * len(costs)
+
+
+def _are_rests(batches: Sequence[Sequence[int]], groups: Sequence[Hashable]) -> list[bool]:
+    """Whether each batch is what was left of its group behind others, however much it might have held.
+
+    >>> _are_rests([[0, 1], [2], [3]], ["a", "a", "a", "b"])
+    [False, True, False]
+    """
+    own = [groups[batch[0]] for batch in batches]
+    around = zip([None, *own[:-1]], own, [*own[1:], None], strict=True)
+    return [group == before and group != after for before, group, after in around]
 
 
 def _some_lengths(chunks: Sequence[Any], most: int) -> list[int]:

@@ -65,6 +65,7 @@ class BudgetTuner:
     Args:
         start: The budget to start from, which is good on most devices.
         found: The budget that an earlier run has found, as far as it is near enough to `start` to be believed.
+        lowest: The lowest to try; None for a sixteenth of `start`.
 
     >>> BudgetTuner(1024).next()
     1024
@@ -72,9 +73,9 @@ class BudgetTuner:
     512
     """
 
-    def __init__(self, start: int, found: int | None = None) -> None:
+    def __init__(self, start: int, found: int | None = None, lowest: int | None = None) -> None:
         self._start = start
-        self._lowest = max(1, start >> STEPS_DOWN)
+        self._lowest = max(1, start >> STEPS_DOWN if lowest is None else lowest)
         self._highest = start << STEPS_UP
         self.best = start if found is None else min(max(found, self._lowest), start << MAX_STEPS_FOUND)
         self.is_settled = found is not None
@@ -94,7 +95,8 @@ class BudgetTuner:
         if self.is_settled or self._seconds < WARM_UP_S:
             return self.best
         # Small batches take turns more often, since they take less time.
-        turns = [(budget, min(MAX_TURNS, max(1, self.best // budget))) for budget in self._candidates()]
+        open_ones = filter(self._is_open, self._candidates())
+        turns = [(budget, min(MAX_TURNS, max(1, self.best // budget))) for budget in open_ones]
         self._turn = (self._turn + 1) % sum(number for _, number in turns)
         place = self._turn
         for budget, number in turns:
@@ -171,6 +173,13 @@ class BudgetTuner:
 
     def _is_possible(self, budget: int) -> bool:
         return self._lowest <= budget <= self._highest and self._unfilled.get(budget, 0) < MAX_UNFILLED
+
+    def _is_open(self, budget: int) -> bool:
+        """Whether more has to be known of a budget: it is the best, or cannot be compared with it yet."""
+        trial, best = self._trials.get(budget), self._trials.get(self.best)
+        if budget == self.best or trial is None or not trial.is_enough:
+            return True
+        return best is not None and not trial.seconds.keys() & best.seconds.keys()
 
     def _decide(self) -> None:
         gains = self._gains()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -204,3 +205,26 @@ def test_many_writers_leave_a_whole_file(tmp_path: Path) -> None:
         thread.join()
     files = list((tmp_path / "budgets").iterdir())
     assert len(files) == 1 and json.loads(files[0].read_text())["budget"] in (100, 200, 300)
+
+
+def test_a_budget_of_which_enough_is_known_takes_no_more_turns() -> None:
+    tuner = BudgetTuner(1024)
+    taken: Counter[int] = Counter()
+    for _ in range(60):
+        budget = tuner.next()
+        taken[budget] += 1
+        # The best never has a full batch: nothing can be decided.
+        padded = budget if budget != 1024 else 10
+        tuner.note(budget, padded, padded, 16, 0.5, is_scarce=budget == 1024)
+    assert tuner.best == 1024 and not tuner.is_settled
+    assert taken[1024] > 40 and all(count <= 5 for budget, count in taken.items() if budget != 1024)
+
+
+def test_nothing_below_the_lowest_is_tried() -> None:
+    tuner = BudgetTuner(1024, lowest=256)
+    tried = set()
+    for _ in range(200):
+        budget = tuner.next()
+        tried.add(budget)
+        tuner.note(budget, budget, budget, 16, 0.1)
+    assert min(tried) == 256
