@@ -21,6 +21,7 @@ __all__ = [
     "cost",
     "cost_unit",
     "num_tokens",
+    "num_values",
     "padding_of",
     "plan_batches",
     "signature",
@@ -88,6 +89,11 @@ def cost(inputs: Mapping[str, Any]) -> int:
     length = num_tokens(inputs)
     if length is not None:
         return length
+    return num_values(inputs)
+
+
+def num_values(inputs: Mapping[str, Any]) -> int:
+    """The pixels, samples or other numbers of the largest tensor of a chunk."""
     return max((value.numel() for value in inputs.values() if isinstance(value, torch.Tensor)), default=1)
 
 

@@ -34,6 +34,7 @@ from ray_pipelines.engine.batching import (
     cost,
     cost_unit,
     num_tokens,
+    num_values,
     plan_batches,
     signature,
     split_outputs,
@@ -55,10 +56,6 @@ __all__ = ["Forwards"]
 
 logger = logging.getLogger(__name__)
 
-CPU_TOKENS, GPU_TOKENS = 1024, 16384
-CPU_ROWS, GPU_ROWS = 8, 32
-CPU_GENERATED_ROWS, GPU_GENERATED_ROWS, LEAST_GENERATED_SHARE = 32, 64, 4
-"""Each new token is a forward by itself, which costs hardly more for many rows than for one: few are not even tried."""
 CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
 MEMORY_SHARE = 0.9
 MEMORY_CHECK_S = 1.0
@@ -66,6 +63,29 @@ FAILING_SHARE = 0.5
 CHECKED_BATCHES, CHECKED_CHUNKS = 3, 4
 """So many padded batches are compared with so many of their chunks alone: models that pool tokens by fours, say, are
 wrong at every fourth length only. Where tokens are generated, which takes long, it is one of one."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a batch has before anything is measured.
+
+    Attributes:
+        tokens: Of texts.
+        values: Pixels, samples or other numbers of anything else: beyond, a batch gains nothing by being larger.
+        rows: Of anything else, at most.
+        generated_rows: Where tokens are generated. Each is a forward by itself, which costs hardly more for many rows.
+    """
+
+    tokens: int
+    values: int
+    rows: int
+    generated_rows: int
+
+
+CPU_START = _Start(tokens=1024, values=1 << 20, rows=64, generated_rows=32)
+GPU_START = _Start(tokens=16384, values=1 << 23, rows=256, generated_rows=64)
+LEAST_GENERATED_ROWS, LEAST_GENERATED_SHARE = 8, 4
+MOST_VALUES_PER_TOKEN = 8
 
 
 @dataclass
@@ -194,7 +214,7 @@ class Forwards:
         groups = [signature(chunk, self._padding) for chunk in chunks]
         tuner = self._tuner
         if self._is_tuned and tuner is None:
-            tuner = self._learned.tuners[self._steps.extra_cost] = self._new_tuner(chunks, max(costs))
+            tuner = self._learned.tuners[self._steps.extra_cost] = self._new_tuner(chunks, costs)
         if tuner is None:
             batches = plan_batches(costs, max_size=self._max_size, budget=self._budget, groups=groups)
             return [(batch, None, False) for batch in batches]
@@ -208,16 +228,16 @@ class Forwards:
         batches = plan_batches(costs, max_size=self._max_size, budget=following, groups=groups)
         return list(zip(batches, budgets, _are_rests(batches, groups), strict=True))
 
-    def _new_tuner(self, chunks: Sequence[Any], longest: int) -> BudgetTuner:
-        """The budget that was found before, or one that is good on most devices, to start from."""
+    def _new_tuner(self, chunks: Sequence[Any], costs: Sequence[int]) -> BudgetTuner:
+        """Starts from the budget that was found before, or from one that is good on most devices."""
+        start = CPU_START if self._is_cpu else GPU_START
+        longest, values = max(costs), max(map(num_values, chunks))
+        rows = min(start.rows, max(1, start.values // max(1, values)))
         if self._steps.extra_cost:
-            start = (CPU_GENERATED_ROWS if self._is_cpu else GPU_GENERATED_ROWS) * longest
-            return BudgetTuner(start, self._learned.found, lowest=start // LEAST_GENERATED_SHARE)
-        if cost_unit(chunks[0]) == "tokens":
-            start = CPU_TOKENS if self._is_cpu else GPU_TOKENS
-        else:
-            start = (CPU_ROWS if self._is_cpu else GPU_ROWS) * longest
-        return BudgetTuner(start, self._learned.found)
+            budget = min(start.generated_rows, max(rows, LEAST_GENERATED_ROWS)) * longest
+            return BudgetTuner(budget, self._learned.found, lowest=budget // LEAST_GENERATED_SHARE)
+        is_text = cost_unit(chunks[0]) == "tokens" and values <= MOST_VALUES_PER_TOKEN * longest
+        return BudgetTuner(start.tokens if is_text else rows * longest, self._learned.found, least=min(costs))
 
     def _timed(self, chunks: Sequence[Any], budget: int | None, is_rest: bool) -> list[Any]:
         """The outputs of one batch; what it took is noted by the tuner."""
