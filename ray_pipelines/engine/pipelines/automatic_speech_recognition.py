@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import transformers
+from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from ray_pipelines.errors import InvalidInput
@@ -26,8 +28,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
     - CTC with layer norms (and a known number of frames per sample): clips of any length. The frames of padding are
       cut off, and the confidence of each frame goes along, by which the executor checks that padding changes nothing;
     - any other CTC model, and encoder-decoders: clips of equal length only. Group norms mix padding into the clip;
-    - Whisper's windows. Recordings of several windows and timestamps of words are run one by one: those of words are
-      aligned over the tokens of the longest row of a batch.
+    - Whisper's windows. Recordings of several windows are run one by one.
 
     Source: transformers 5.23, pipelines/automatic_speech_recognition.py, from which preprocessing, the merge of chunks
     and the decoding are inherited; the forward differs as said, and finds the language of each row of a batch. Chunks
@@ -89,7 +90,8 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         elif self.type == "seq2seq_whisper":
             timestamps = return_timestamps or getattr(self.model.generation_config, "return_timestamps", False)
             is_one_window = inputs["input_features"].shape[-1] <= self.feature_extractor.nb_max_frames
-            batches = [inputs] if is_one_window and timestamps != "word" else rows
+            can_align = timestamps != "word" or inputs.get("attention_mask") is not None
+            batches = [inputs] if is_one_window and can_align else rows
             outputs = []
             for batch in batches:
                 outputs += self._generate(batch, _rows(batch), generate_kwargs, timestamps, return_language)
@@ -142,9 +144,9 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         if arguments.get("stop_strings"):
             arguments.setdefault("tokenizer", self.tokenizer)
         features = inputs["input_features"] if "input_features" in inputs else inputs["input_values"]
-        generated = self.model.generate(
-            **{self.model.main_input_name: features, "attention_mask": inputs.get("attention_mask"), **arguments}
-        )
+        arguments = {self.model.main_input_name: features, "attention_mask": inputs.get("attention_mask"), **arguments}
+        with _aligned_row_by_row(self.model) if timestamps == "word" and len(rows) > 1 else nullcontext():
+            generated = self.model.generate(**arguments)
         generated = generated if isinstance(generated, Mapping) else {"sequences": generated}
         sequences = generated["sequences"].cpu()
         step = len(sequences) // len(rows)  # num_return_sequences; the first is the best
@@ -208,6 +210,61 @@ def _merged(chunks: Sequence[Sequence[int]]) -> list[int]:
                 best_length, best_score = length, score
         merged += chunk[best_length:]
     return merged
+
+
+@contextmanager
+def _aligned_row_by_row(model: Any) -> Iterator[None]:
+    """Within the block, the times of words of each row of a batch are those that it has alone.
+
+    Whisper aligns tokens with frames by the model's attention, scaled over all tokens of the batch's longest row.
+
+    Source: transformers 5.23, `WhisperGenerationMixin._extract_token_timestamps`, which is called for each row, with
+    what the row would have given alone.
+
+    Args:
+        model: A Whisper model that is called with an attention mask, of which the frames of each row are known.
+    """
+    extract = model._extract_token_timestamps
+    ends = model.generation_config.eos_token_id
+    end_tokens = {ends} if isinstance(ends, int) else set(ends or ())
+
+    def extract_each(
+        made: Any, alignment_heads: Any, time_precision: float = 0.02, num_frames: Any = None, num_input_ids: int = 0
+    ) -> torch.Tensor:
+        num_rows = len(num_frames)
+        per_row, num_beams = len(made.sequences) // num_rows, len(made.cross_attentions[0][0]) // num_rows
+        times = []
+        for row in range(num_rows):
+            sequences = made.sequences[row * per_row : (row + 1) * per_row]
+            num_steps = max(_num_steps(tokens, end_tokens) for tokens in sequences[:, num_input_ids:].tolist())
+            own = {
+                "sequences": sequences[:, : num_input_ids + num_steps],
+                "cross_attentions": tuple(
+                    tuple(layer[row * num_beams : (row + 1) * num_beams] for layer in step)
+                    for step in made.cross_attentions[: None if "beam_indices" in made else num_steps]
+                ),
+            }
+            if "beam_indices" in made:
+                beams = made.beam_indices[row * per_row : (row + 1) * per_row]
+                own["beam_indices"] = torch.where(beams < 0, beams, beams - row * num_beams)
+            frames = num_frames[row : row + 1]
+            times += extract(type(made)(**own), alignment_heads, time_precision, frames, num_input_ids)
+        return pad_sequence(times, batch_first=True)
+
+    model._extract_token_timestamps = extract_each
+    try:
+        yield
+    finally:
+        del model._extract_token_timestamps
+
+
+def _num_steps(tokens: Sequence[int], end_tokens: Set[int]) -> int:
+    """How many tokens it took to come to an end.
+
+    >>> _num_steps([5, 6, 2, 2], {2}), _num_steps([5, 6], {2})
+    (3, 2)
+    """
+    return next((index + 1 for index, token in enumerate(tokens) if token in end_tokens), len(tokens))
 
 
 def _token_timestamps(generated: Mapping[str, Any], row: int) -> torch.Tensor:
