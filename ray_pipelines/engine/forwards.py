@@ -186,7 +186,7 @@ class Forwards:
         forwards = copy.copy(self)
         forwards._steps = steps
         forwards._is_scarce = True
-        if steps.is_random:
+        if not steps.can_batch:
             forwards._max_size = 1
         return forwards
 

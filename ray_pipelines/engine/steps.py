@@ -67,8 +67,7 @@ class Steps:
         self._num_embeddings = num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
-        # Drafts can be checked for one sequence at a time only.
-        self.can_batch = task.batched and not self.is_random and getattr(pipe, "assistant_model", None) is None
+        self.can_batch = self._can_batch()
         self.is_exact = getattr(pipe.model, "dtype", None) in (torch.float32, torch.float64)
         self.is_generic = task.result_type is None
         self.num_truncated = 0
@@ -96,8 +95,15 @@ class Steps:
         steps.pipe, steps.parameters, steps.seed = pipe, parameters, self.seed if seed is None else seed
         steps._step_parameters = _step_parameters(pipe)
         steps.is_random = self.task.is_random(pipe, parameters)
+        steps.can_batch = steps._can_batch()
         steps.extra_cost, steps._cut_at = new_tokens(pipe), cut_at(pipe)
         return steps
+
+    def _can_batch(self) -> bool:
+        if not self.task.batched or self.is_random:
+            return False
+        # Drafts can be checked for one sequence at a time only.
+        return getattr(self.pipe, "assistant_model", None) is None and getattr(self.pipe, "can_batch", True)
 
     def with_generation_arguments(self, **arguments: Any) -> Steps:
         """The same with further arguments of `generate`, such as a `streamer`."""

@@ -1,8 +1,8 @@
 """any-to-any: what a multimodal model writes about texts, images, videos and recordings.
 
 As image-text-to-text, with videos and recordings too: inside the messages of a chat, or in columns beside a text or a
-chat. Rows run one by one. What is generated is text, or with `generation_mode: image` pictures, by models such as
-Janus. `generation_mode: audio` is refused: such models return texts beside the sound, and do not say its rate.
+chat. What is generated is text, or with `generation_mode: image` pictures, row by row, by models such as Janus.
+`generation_mode: audio` is refused: such models return texts beside the sound, and do not say its rate.
 
 Videos are decoded by PyAV, where transformers needs torchcodec. Which frames a model sees, and how many, its own video
 processor says, as for a path in transformers; `processor_kwargs` such as {fps: 1} or {num_frames: 8} change that.
@@ -108,6 +108,5 @@ TASK = Task(
     to_result=results,
     pipeline_parameters=arguments,
     pipeline_class="ray_pipelines.engine.pipelines.any_to_any:AnyToAnyPipeline",
-    batched=False,
     is_random=is_sampling,
 )

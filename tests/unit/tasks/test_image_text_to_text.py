@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -102,3 +103,28 @@ def test_a_row_that_cannot_be_read_fails_alone(model: Model, row: Any, message: 
 def test_parameters_that_cannot_work_are_refused(task: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(rp.ConfigError, match=message):
         rp.pipeline(task, "org/model", **parameters)
+
+
+@each_task
+@pytest.mark.parametrize("extra", [{}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_rows_of_equal_shape_share_a_forward_and_end_where_each_ends_alone(
+    extra: dict[str, Any], task: str, model: Model
+) -> None:
+    rows = [{"text": "<image>What?", "images": [image(seed=seed)]} for seed in range(6)]
+    rows += [{"text": "<image>What is this?", "images": [image(seed=9)]}, {"text": "none"}]
+    parameters = {"max_new_tokens": 8, "do_sample": False, "return_tensors": True, **extra}
+
+    def spec_of(**more: Any) -> rp.PipelineSpec:
+        return rp.pipeline(task, model=model("llava"), device="cpu", **parameters, **more)
+
+    def tokens(results: list[Any]) -> list[list[list[int]]]:
+        return [[list(record["generated_token_ids"]) for record in records] for records in results]
+
+    ((some, *_),) = tokens(spec_of().run(rows[:1]))
+    spec = spec_of(eos_token_id=some[-3])
+    singly = [tokens(spec.run([row]))[0] for row in rows]
+    assert len({len(one) for one in itertools.chain(*singly)}) > 1, "not all end at the same length"
+    counters = spec._runner().counters
+    num_forwards = counters.num_forwards
+    assert tokens(spec.run(rows)) == singly
+    assert counters.num_forwards == num_forwards + 3
