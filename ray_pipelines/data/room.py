@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray_pipelines.config import WorkersConfig
@@ -103,8 +103,10 @@ def _give_back(turn: Any, plan: WorkerPlan, before: Mapping[bytes, Any], is_over
     import ray
 
     end_s = time.monotonic() + TURN_S
-    while time.monotonic() < end_s and not is_over.wait(NOTICE_S):
-        new = (asked for actor, asked in actors_of_this_job().items() if actor not in before)
-        if sum(asked.get("CPU", 0.0) >= plan.num_cpus for asked in new) >= plan.min_workers:
-            break
-    ray.kill(turn)
+    # Of a cluster that is gone there is no turn to give back, and the job itself says so.
+    with suppress(Exception):
+        while time.monotonic() < end_s and not is_over.wait(NOTICE_S):
+            new = (asked for actor, asked in actors_of_this_job().items() if actor not in before)
+            if sum(asked.get("CPU", 0.0) >= plan.num_cpus for asked in new) >= plan.min_workers:
+                break
+        ray.kill(turn)

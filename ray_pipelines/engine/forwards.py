@@ -85,7 +85,10 @@ class _Start:
 CPU_START = _Start(tokens=1024, values=1 << 20, rows=64, generated_rows=32)
 GPU_START = _Start(tokens=16384, values=1 << 23, rows=256, generated_rows=64)
 LEAST_GENERATED_ROWS, LEAST_GENERATED_SHARE = 8, 4
+"""Where tokens are generated, a batch starts with so many rows however large their images are, and no budget below this
+part of the start is tried."""
 MOST_VALUES_PER_TOKEN = 8
+"""Token ids, masks, boxes of words: a chunk with more values than that has an image or a recording beside its text."""
 
 
 @dataclass

@@ -28,11 +28,14 @@ def cut_at(pipe: Pipeline) -> int | None:
 def new_tokens(pipe: Pipeline) -> int:
     """The tokens that are generated for each chunk at most; 0 where none are, or nothing limits them.
 
-    As transformers settles it: the call's arguments, over the pipeline's, over the model's own, over the defaults.
+    As transformers settles it: the call's arguments, over the pipeline's, over the model's own, over the defaults. A
+    user's own pipeline that calls `generate` by itself is taken by the arguments of its forward.
     """
-    if not (getattr(pipe, "_pipeline_calls_generate", False) and pipe.model.can_generate()):
+    if not getattr(pipe.model, "can_generate", lambda: False)():
         return 0
     arguments = {**pipe._forward_params, **(pipe._forward_params.get("generate_kwargs") or {})}
+    if not getattr(pipe, "_pipeline_calls_generate", False):
+        return int(arguments.get("max_new_tokens") or 0)
     settled = pipe._get_set_generation_params(pipe._prepare_generate_kwargs(arguments))
     return int(settled.get("max_new_tokens") or settled.get("max_length") or 0)
 

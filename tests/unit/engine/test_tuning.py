@@ -8,11 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ray_pipelines as rp
 from ray_pipelines.engine.batching import plan_batches
 from ray_pipelines.engine.tuning import BudgetStore, BudgetTuner
+from tests.cases.media import image, sound
 
 
 def settle(seconds_of: Callable[[int, int], float], start: int = 1024, num_batches: int = 2000) -> BudgetTuner:
@@ -228,3 +231,18 @@ def test_nothing_below_the_lowest_is_tried() -> None:
         tried.add(budget)
         tuner.note(budget, budget, budget, 16, 0.1)
     assert min(tried) == 256
+
+
+@pytest.mark.parametrize(
+    "task, name, item, values",
+    [
+        ("image-classification", "vit-classifier", image(), 3 * 30 * 30),
+        ("automatic-speech-recognition", "wav2vec2-ctc", sound(300_000), 300_000),
+    ],
+)
+def test_media_start_with_as_many_rows_as_have_a_number_of_values(
+    task: str, name: str, item: Any, values: int, model: Callable[[str], str]
+) -> None:
+    spec = rp.pipeline(task, model=model(name), device="cpu")
+    spec.run([item, item])
+    assert spec._runner().counters.budget == min(64, (1 << 20) // values) * values
