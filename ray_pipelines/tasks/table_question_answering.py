@@ -81,7 +81,10 @@ def _to_frame(value: Any) -> Any:
         )
     if frame.empty:
         raise InvalidInput("table: expected rows; got an empty table.")
-    return frame.map(lambda cell: "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell))
+    frame = frame.map(lambda cell: "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell))
+    if not any(str(text).strip() for text in (*frame.columns, *frame.to_numpy().flat)):
+        raise InvalidInput("table: expected text in a header or a cell; all of them are empty.")
+    return frame
 
 
 def pipeline_parameters(parameters: TableQuestionAnsweringParameters) -> dict[str, Any]:

@@ -67,3 +67,12 @@ def test_a_row_that_cannot_be_asked_fails_alone(model: Model, row: Any, message:
     assert isinstance(bad, rp.RowError) and bad.type == "InvalidInput"
     with pytest.raises(rp.RowError, match=message):
         raise bad
+
+
+def test_a_table_without_any_text_is_refused(model: Model) -> None:
+    spec = rp.pipeline(TASK, model=model("tapas-tableqa"), device="cpu")
+    tables: list[Any] = [{"": [""]}, {"a": [""]}, {"": ["x"]}]
+    empty, header, cell = spec.run([{"table": table, "query": QUERY} for table in tables])
+    assert isinstance(empty, rp.RowError) and (empty.stage, empty.type) == ("decode", "InvalidInput")
+    assert "text in a header or a cell" in empty.message
+    assert isinstance(header, list) and isinstance(cell, list)
