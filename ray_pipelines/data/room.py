@@ -80,18 +80,17 @@ class _Said:
             self._at_s = time.monotonic()
 
 
-class _Turn:
-    """An actor that does nothing but exist."""
-
-
 def _taken(said: _Said) -> Any:
     """The turn, once no other job has it."""
     import ray
 
+    class Turn:
+        """Does nothing but exist. Not of the module, so that its process need not import this package."""
+
     start_s = time.monotonic()
     while True:
         try:
-            return ray.remote(_Turn).options(name=TURN, namespace=NAMESPACE, num_cpus=0).remote()
+            return ray.remote(Turn).options(name=TURN, namespace=NAMESPACE, num_cpus=0).remote()
         except ValueError:
             if time.monotonic() - start_s > TURN_S:
                 said.now_and_then("waiting for another job to start its workers")
