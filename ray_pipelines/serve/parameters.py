@@ -73,8 +73,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
 TOKEN_IDS = ("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
              "forced_eos_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
 STOPS = ("stop_sequence", "stop_strings")
-MAX_STOPS, MAX_STOP_CHARS = 16, 200
-"""A stop text is compared with the whole vocabulary before generation begins."""
+MAX_STOPS, MAX_STOP_CHARS = 4, 40
+"""A stop text is compared with the whole vocabulary before generation begins: these take a second for 30,000 tokens."""
 LISTS = ("targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
          "suppress_tokens", "begin_suppress_tokens", "tools")  # fmt: skip
 RESULTS = ("top_k", "points_per_crop", "points_per_batch", "num_workers")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils.chat_template_utils import Chat
 
+from ray_pipelines.engine.pipelines._generated import end_tokens
 from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
     def can_batch(self) -> bool:
         """Whether the padding behind a row that has ended can be told from its own tokens."""
         settled = self._settled()
-        return not settled.get("stop_strings") or _pad_token(settled) not in _end_tokens(settled)
+        return not settled.get("stop_strings") or _pad_token(settled) not in end_tokens(settled)
 
     def preprocess(self, inputs: Any = None, **parameters: Any) -> dict[str, Any]:
         """The model inputs of a text, of `{text, images, …}`, or of the messages of a chat."""
@@ -63,7 +64,7 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
         if prompts is None or len(prompts) == 1:
             return outputs
         settled = self._settled()
-        pad, ends = _pad_token(settled), _end_tokens(settled)
+        pad, ends = _pad_token(settled), end_tokens(settled)
         sequences = [_cut(own, pad, ends) for own in outputs["generated_sequence"].split(1)]
         return {**outputs, "generated_sequence": sequences, "input_ids": list(prompts.split(1))}
 
@@ -92,11 +93,6 @@ def _texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _end_tokens(settled: Mapping[str, Any]) -> Set[int]:
-    ends = settled.get("eos_token_id")
-    return {ends} if isinstance(ends, int) else set(ends or ())
-
-
 def _pad_token(settled: Mapping[str, Any]) -> int | None:
     """What `generate` puts behind a row that has ended: without a token for that, the first end token."""
     ends = settled.get("eos_token_id")
@@ -112,11 +108,11 @@ def _cut(sequences: torch.Tensor, pad: int | None, ends: Set[int]) -> torch.Tens
     >>> _cut(torch.tensor([[7, 5, 2, 2, 2]]), pad=2, ends={2})
     tensor([[7, 5, 2]])
     """
-    length = max(_own_length(tokens, pad, ends) for tokens in sequences.flatten(0, -2).tolist())
+    length = max(_length_without_padding(tokens, pad, ends) for tokens in sequences.flatten(0, -2).tolist())
     return sequences[..., :length]
 
 
-def _own_length(tokens: Sequence[int], pad: int | None, ends: Set[int]) -> int:
+def _length_without_padding(tokens: Sequence[int], pad: int | None, ends: Set[int]) -> int:
     length = len(tokens)
     while length and tokens[length - 1] == pad:
         length -= 1

@@ -11,6 +11,7 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
+from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["SpeechRecognitionPipeline"]
@@ -145,7 +146,9 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
             arguments.setdefault("tokenizer", self.tokenizer)
         features = inputs["input_features"] if "input_features" in inputs else inputs["input_values"]
         arguments = {self.model.main_input_name: features, "attention_mask": inputs.get("attention_mask"), **arguments}
-        with _aligned_row_by_row(self.model) if timestamps == "word" and len(rows) > 1 else nullcontext():
+        ends = end_tokens(self._get_set_generation_params(arguments))
+        is_aligned = timestamps == "word" and len(rows) > 1
+        with _aligned_row_by_row(self.model, ends) if is_aligned else nullcontext():
             generated = self.model.generate(**arguments)
         generated = generated if isinstance(generated, Mapping) else {"sequences": generated}
         sequences = generated["sequences"].cpu()
@@ -213,7 +216,7 @@ def _merged(chunks: Sequence[Sequence[int]]) -> list[int]:
 
 
 @contextmanager
-def _aligned_row_by_row(model: Any) -> Iterator[None]:
+def _aligned_row_by_row(model: Any, ends: Set[int]) -> Iterator[None]:
     """Within the block, the times of words of each row of a batch are those that it has alone.
 
     Whisper aligns tokens with frames by the model's attention, scaled over all tokens of the batch's longest row.
@@ -223,10 +226,9 @@ def _aligned_row_by_row(model: Any) -> Iterator[None]:
 
     Args:
         model: A Whisper model that is called with an attention mask, of which the frames of each row are known.
+        ends: The tokens that end a row.
     """
     extract = model._extract_token_timestamps
-    ends = model.generation_config.eos_token_id
-    end_tokens = {ends} if isinstance(ends, int) else set(ends or ())
 
     def extract_each(
         made: Any, alignment_heads: Any, time_precision: float = 0.02, num_frames: Any = None, num_input_ids: int = 0
@@ -236,7 +238,7 @@ def _aligned_row_by_row(model: Any) -> Iterator[None]:
         times = []
         for row in range(num_rows):
             sequences = made.sequences[row * per_row : (row + 1) * per_row]
-            num_steps = max(_num_steps(tokens, end_tokens) for tokens in sequences[:, num_input_ids:].tolist())
+            num_steps = max(own_length(tokens, ends, None) for tokens in sequences[:, num_input_ids:].tolist())
             own = {
                 "sequences": sequences[:, : num_input_ids + num_steps],
                 "cross_attentions": tuple(
@@ -256,15 +258,6 @@ def _aligned_row_by_row(model: Any) -> Iterator[None]:
         yield
     finally:
         del model._extract_token_timestamps
-
-
-def _num_steps(tokens: Sequence[int], end_tokens: Set[int]) -> int:
-    """How many tokens it took to come to an end.
-
-    >>> _num_steps([5, 6, 2, 2], {2}), _num_steps([5, 6], {2})
-    (3, 2)
-    """
-    return next((index + 1 for index, token in enumerate(tokens) if token in end_tokens), len(tokens))
 
 
 def _token_timestamps(generated: Mapping[str, Any], row: int) -> torch.Tensor:

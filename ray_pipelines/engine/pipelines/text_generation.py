@@ -12,7 +12,7 @@ What transformers 5.23 leaves to the batch, and what is done about it here:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ import transformers
 from transformers.utils.chat_template_utils import Chat
 
 from ray_pipelines.engine.lengths import max_tokens
+from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
 __all__ = ["TextGenerationPipeline"]
@@ -165,9 +166,9 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):  # type: igno
 
     def _ends_look_like_padding(self) -> bool:
         """Whether nothing tells the padding behind a stop string from an end token."""
-        ends, pad = self._generation.get("eos_token_id"), self._generation.get("pad_token_id")
-        ends = [ends] if isinstance(ends, int) else ends or []
-        return bool(self._generation.get("stop_strings")) and (pad is None or pad in ends)
+        pad = self._generation.get("pad_token_id")
+        is_end = pad is None or pad in end_tokens(self._generation)
+        return bool(self._generation.get("stop_strings")) and is_end
 
     def _ignores_padding(self, ids: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> bool:
         """Whether the shortest prompt has the same first logits alone as with padding on its left."""
@@ -194,30 +195,7 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):  # type: igno
 
     def _cut(self, sequences: torch.Tensor, prompt_length: int) -> torch.Tensor:
         """The sequences of one row without the padding that longer rows of the batch brought them."""
-        ends = self._generation.get("eos_token_id")
-        end_tokens = {ends} if isinstance(ends, int) else set(ends or ())
+        ends = end_tokens(self._generation)
         pad = self._generation.get("pad_token_id") if self._generation.get("stop_strings") else None
         new = sequences[:, prompt_length:].tolist()
-        return sequences[:, : prompt_length + max((_own_length(row, end_tokens, pad) for row in new), default=0)]
-
-
-def _own_length(tokens: Sequence[int], end_tokens: Set[int], pad: int | None) -> int:
-    """How many of the new tokens come before the padding.
-
-    >>> _own_length([5, 6, 2, 0, 0], {2}, None)
-    3
-    >>> _own_length([5, 6, 0, 0], {2}, 0)
-    2
-
-    Args:
-        tokens: The new tokens of one sequence.
-        end_tokens: Tokens that end a sequence.
-        pad: What follows a sequence that a stop string has ended; None if there are none.
-    """
-    for index, token in enumerate(tokens):
-        if token in end_tokens:
-            return index + 1
-    length = len(tokens)
-    while length and tokens[length - 1] == pad:
-        length -= 1
-    return length
+        return sequences[:, : prompt_length + max((own_length(row, ends, pad) for row in new), default=0)]

@@ -112,7 +112,8 @@ def shorten(body: Any) -> None:
 
 def check(answer: Any, path: str) -> None:
     """An answer is a result, or a refusal in the form of the route."""
-    assert answer.status_code < 500, (answer.status_code, answer.text, (answer.request.body or b"")[:2000])
+    if answer.status_code >= 500:
+        pytest.fail(f"{path}: {answer.status_code}: {answer.text}, for {(answer.request.body or b'')[:5000]!r}")
     if answer.status_code < 400:
         return
     error = json.loads(answer.text)["error"]
