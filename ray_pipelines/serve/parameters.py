@@ -60,6 +60,9 @@ TGI_ONLY = {
 """Parameters of text-generation-inference that this package answers itself, or refuses where they ask for something."""
 NEW_TOKENS = ("max_new_tokens", "max_length", "min_length", "min_new_tokens")
 SEQUENCES = ("num_beams", "num_return_sequences")
+NGRAMS = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
+MAX_NGRAM_TOKENS = 100
+"""transformers makes a list of that many parts of the prompt, however short it is: 10 million take 25 s and 1.4 GB."""
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (1e-4, 100),
     "repetition_penalty": (0.01, 100),
@@ -203,6 +206,7 @@ def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
     caps = {
         **dict.fromkeys(NEW_TOKENS, limits.max_new_tokens),
         **dict.fromkeys(SEQUENCES, limits.max_sequences),
+        **dict.fromkeys(NGRAMS, MAX_NGRAM_TOKENS),
         **dict.fromkeys(RESULTS, limits.max_results),
         "crops_n_layers": MAX_CROP_LAYERS,
         "num_frames": MAX_FRAMES_SEEN,

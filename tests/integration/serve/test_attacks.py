@@ -158,6 +158,7 @@ def test_parameters_that_reach_into_libraries_are_refused(
         ("text-generation", {"num_beams": 1000}),
         ("text-generation", {"num_return_sequences": 1000, "do_sample": True}),
         ("text-generation", {"stop": ["x"] * 5000}),
+        ("text-generation", {"encoder_no_repeat_ngram_size": 10**9}),
         ("zero-shot-classification", {"candidate_labels": [str(i) for i in range(5000)]}),
         ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{:>9000000}"}),
         ("zero-shot-classification", {"candidate_labels": ["a"], "hypothesis_template": "{0.__class__.__mro__}"}),

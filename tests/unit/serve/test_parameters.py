@@ -37,6 +37,8 @@ def test_names_of_text_generation_inference_are_understood() -> None:
         {"sequence_bias": [[[2000], 1.0]]},
         {"forced_bos_token_id": 10**9},
         {"eos_token_id": [1, 10**20]},
+        {"encoder_no_repeat_ngram_size": 10**7},
+        {"no_repeat_ngram_size": 101},
         {"stop": ["a"] * 5},
         {"stop": "a" * 41},
         {"stop_strings": ["a" * 201]},
