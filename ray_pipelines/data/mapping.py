@@ -23,7 +23,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -198,24 +198,21 @@ class _Mapping:
             return
         start_ray()
         setup, plan = self.spec.setup_and_plan(ray.data.from_arrow(first), mapped, has_items=has_items)
-        with room_for(plan, self.spec.workers):
-            workers = _workers(dataclasses.replace(setup, is_counted=True), plan)
-        most_waiting = BLOCKS_PER_WORKER * len(workers) * plan.num_calls
+        setup = dataclasses.replace(setup, is_counted=True)
         waiting: deque[Any] = deque()
         done = _Done(plan, self.progress)
-        try:
-            for worker, block in zip(itertools.cycle(workers), itertools.chain([first], blocks)):
-                waiting.append(worker.__call__.remote(block))
-                if len(waiting) >= most_waiting:
+        with room_for(plan, self.spec.workers), _workers(setup, plan) as workers:
+            most_waiting = BLOCKS_PER_WORKER * len(workers) * plan.num_calls
+            try:
+                for worker, block in zip(itertools.cycle(workers), itertools.chain([first], blocks)):
+                    waiting.append(worker.__call__.remote(block))
+                    if len(waiting) >= most_waiting:
+                        yield done.noted(ray.get(waiting.popleft()))
+                while waiting:
                     yield done.noted(ray.get(waiting.popleft()))
-            while waiting:
-                yield done.noted(ray.get(waiting.popleft()))
-            done.end()
-        except ray.exceptions.RayError as error:
-            raise job_error(error) from error
-        finally:
-            for worker in workers:
-                ray.kill(worker)
+                done.end()
+            except ray.exceptions.RayError as error:
+                raise job_error(error) from error
 
     # --- inputs
 
@@ -239,7 +236,8 @@ class _Mapping:
         ]
 
 
-def _workers(setup: AnySetup, plan: WorkerPlan) -> list[Any]:
+@contextmanager
+def _workers(setup: AnySetup, plan: WorkerPlan) -> Iterator[list[Any]]:
     """Actors that do all of a row; one that dies is started anew, and its blocks are run again."""
     import ray
 
@@ -251,7 +249,12 @@ def _workers(setup: AnySetup, plan: WorkerPlan) -> list[Any]:
 
         actor = ServeWorker
     worker = ray.remote(actor).options(**plan.ray_options, max_restarts=-1, max_task_retries=-1)
-    return [worker.remote(setup) for _ in range(plan.max_workers)]
+    workers = [worker.remote(setup) for _ in range(plan.max_workers)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            ray.kill(worker)
 
 
 class _Done:
