@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Node", "actors_of_this_job", "cluster_nodes", "has_label", "where_work_is_done"]
+__all__ = ["NODE_ID", "Node", "actors_of_this_job", "cluster_nodes", "has_label", "where_work_is_done"]
 
 NODE_ID = "ray.io/node-id"
 ONE_OF = re.compile(r"in\(([^)]*)\)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.nodes import Node
+from ray_pipelines.data.nodes import NODE_ID, Node
 from ray_pipelines.errors import ConfigError, ResourceError
 from ray_pipelines.tasks import Task
 
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 TASK_CPUS = 1.0
 """CPUs of the largest Ray task beside the workers: reading, preprocessing or writing one block."""
 
-NODE_ID = "ray.io/node-id"
 ENOUGH_IN_USE = 0.8
 """Share of the CPUs in use, of what smaller workers could use, at which larger (and fewer) workers are taken."""
 

@@ -47,8 +47,8 @@ def room_for(plan: WorkerPlan, workers: WorkersConfig) -> Iterator[None]:
         yield
         return
     said = _Said()
-    turn = _taken(said)
     while True:
+        turn = _taken(said)
         try:
             check_fits(plan, cluster_nodes(beside_jobs=True))
             break
@@ -57,7 +57,6 @@ def room_for(plan: WorkerPlan, workers: WorkersConfig) -> Iterator[None]:
             ray.kill(turn)
             said.now_and_then("waiting for other jobs to end: %s", error)
             time.sleep(LOOK_S)
-            turn = _taken(said)
     is_over = threading.Event()
     giving_back = threading.Thread(target=_give_back, args=(turn, plan, actors_of_this_job(), is_over), daemon=True)
     giving_back.start()

@@ -238,7 +238,7 @@ class Forwards:
         rows = min(start.rows, max(1, start.values // max(1, values)))
         if self._steps.extra_cost:
             budget = min(start.generated_rows, max(rows, LEAST_GENERATED_ROWS)) * longest
-            return BudgetTuner(budget, self._learned.found, lowest=budget // LEAST_GENERATED_SHARE)
+            return BudgetTuner(budget, self._learned.found, least=budget // LEAST_GENERATED_SHARE)
         is_text = cost_unit(chunks[0]) == "tokens" and values <= MOST_VALUES_PER_TOKEN * longest
         return BudgetTuner(start.tokens if is_text else rows * longest, self._learned.found, least=min(costs))
 

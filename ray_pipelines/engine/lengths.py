@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-__all__ = ["cut_at", "max_tokens", "new_tokens", "num_embeddings"]
+__all__ = ["cut_at", "generation_settings", "max_tokens", "new_tokens", "num_embeddings"]
 
 NOT_CUT = (None, False, "do_not_truncate")
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
@@ -28,16 +28,29 @@ def cut_at(pipe: Pipeline) -> int | None:
 def new_tokens(pipe: Pipeline) -> int:
     """The tokens that are generated for each chunk at most; 0 where none are, or nothing limits them.
 
-    As transformers settles it: the call's arguments, over the pipeline's, over the model's own, over the defaults. A
-    user's own pipeline that calls `generate` by itself is taken by the arguments of its forward.
+    A user's own pipeline that calls `generate` by itself is taken by the arguments of its forward.
     """
     if not getattr(pipe.model, "can_generate", lambda: False)():
         return 0
-    arguments = {**pipe._forward_params, **(pipe._forward_params.get("generate_kwargs") or {})}
     if not getattr(pipe, "_pipeline_calls_generate", False):
-        return int(arguments.get("max_new_tokens") or 0)
-    settled = pipe._get_set_generation_params(pipe._prepare_generate_kwargs(arguments))
-    return int(settled.get("max_new_tokens") or settled.get("max_length") or 0)
+        return int(_forward_arguments(pipe).get("max_new_tokens") or 0)
+    settings = generation_settings(pipe)
+    return int(settings.get("max_new_tokens") or settings.get("max_length") or 0)
+
+
+def generation_settings(pipe: Pipeline) -> dict[str, Any]:
+    """The generation parameters in force: the call's, over the pipeline's, over the model's own, over the defaults.
+
+    Args:
+        pipe: A pipeline that generates, by a model that can.
+    """
+    arguments = pipe._prepare_generate_kwargs(_forward_arguments(pipe))
+    settings: dict[str, Any] = pipe._get_set_generation_params(arguments)
+    return settings
+
+
+def _forward_arguments(pipe: Pipeline) -> dict[str, Any]:
+    return {**pipe._forward_params, **(pipe._forward_params.get("generate_kwargs") or {})}
 
 
 def max_tokens(model: Any) -> int | None:

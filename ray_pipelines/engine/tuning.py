@@ -65,8 +65,7 @@ class BudgetTuner:
     Args:
         start: The budget to start from, which is good on most devices.
         found: The budget that an earlier run has found, as far as it is near enough to `start` to be believed.
-        lowest: The lowest to try; None for a sixteenth of `start`, but no less than `least`.
-        least: The cost of the cheapest row: a lower budget is the same as this.
+        least: No lower budget is tried, as long as `start` is none: the cost of the cheapest row, say.
 
     >>> BudgetTuner(1024).next()
     1024
@@ -74,9 +73,9 @@ class BudgetTuner:
     512
     """
 
-    def __init__(self, start: int, found: int | None = None, lowest: int | None = None, least: int = 1) -> None:
+    def __init__(self, start: int, found: int | None = None, least: int = 1) -> None:
         self._start = start
-        self._lowest = min(start, max(least, start >> STEPS_DOWN)) if lowest is None else lowest
+        self._lowest = min(start, max(least, start >> STEPS_DOWN))
         self._highest = start << STEPS_UP
         self.best = start if found is None else min(max(found, self._lowest), start << MAX_STEPS_FOUND)
         self.is_settled = found is not None

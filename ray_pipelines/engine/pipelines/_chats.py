@@ -6,13 +6,15 @@ equal shape, as one question about every picture of a dataset gives them. Sequen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils.chat_template_utils import Chat
 
-from ray_pipelines.engine.pipelines._generated import end_tokens
+from ray_pipelines.engine.lengths import generation_settings
+from ray_pipelines.engine.pipelines._generated import end_tokens, ends_look_like_padding
 from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
 
 if TYPE_CHECKING:
@@ -41,8 +43,7 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
     @property
     def can_batch(self) -> bool:
         """Whether the padding behind a row that has ended can be told from its own tokens."""
-        settled = self._settled()
-        return not settled.get("stop_strings") or _pad_token(settled) not in end_tokens(settled)
+        return not ends_look_like_padding(self._generation)
 
     def preprocess(self, inputs: Any = None, **parameters: Any) -> dict[str, Any]:
         """The model inputs of a text, of `{text, images, …}`, or of the messages of a chat."""
@@ -63,8 +64,7 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
         prompts = outputs["input_ids"]
         if prompts is None or len(prompts) == 1:
             return outputs
-        settled = self._settled()
-        pad, ends = _pad_token(settled), end_tokens(settled)
+        pad, ends = _pad_token(self._generation), end_tokens(self._generation)
         sequences = [_cut(own, pad, ends) for own in outputs["generated_sequence"].split(1)]
         return {**outputs, "generated_sequence": sequences, "input_ids": list(prompts.split(1))}
 
@@ -74,11 +74,10 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
         outputs = {**model_outputs, "prompt_text": self.chat_class(text) if isinstance(text, list) else text}
         return super().postprocess(outputs, **parameters)
 
-    def _settled(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _generation(self) -> dict[str, Any]:
         """The generation parameters in force."""
-        arguments = self._prepare_generate_kwargs(self._forward_params.get("generate_kwargs") or {})
-        settled: dict[str, Any] = self._get_set_generation_params(arguments)
-        return settled
+        return generation_settings(self)
 
 
 def _texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -93,10 +92,10 @@ def _texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _pad_token(settled: Mapping[str, Any]) -> int | None:
+def _pad_token(settings: Mapping[str, Any]) -> int | None:
     """What `generate` puts behind a row that has ended: without a token for that, the first end token."""
-    ends = settled.get("eos_token_id")
-    pad = settled.get("pad_token_id")
+    ends = settings.get("eos_token_id")
+    pad = settings.get("pad_token_id")
     return pad if pad is not None else ends if isinstance(ends, int) else next(iter(ends or ()), None)
 
 

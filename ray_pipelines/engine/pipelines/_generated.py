@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["end_tokens", "own_length"]
+__all__ = ["end_tokens", "ends_look_like_padding", "own_length"]
 
 
 def end_tokens(settings: Mapping[str, Any]) -> Set[int]:
@@ -19,6 +19,16 @@ def end_tokens(settings: Mapping[str, Any]) -> Set[int]:
     """
     ends = settings.get("eos_token_id")
     return {ends} if isinstance(ends, int) else set(ends or ())
+
+
+def ends_look_like_padding(settings: Mapping[str, Any]) -> bool:
+    """Whether nothing tells the padding behind a stop string from an end token.
+
+    Args:
+        settings: Generation parameters.
+    """
+    pad = settings.get("pad_token_id")
+    return bool(settings.get("stop_strings")) and (pad is None or pad in end_tokens(settings))
 
 
 def own_length(tokens: Sequence[int], end_tokens: Set[int], pad: int | None) -> int:

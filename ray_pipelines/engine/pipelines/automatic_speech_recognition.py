@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -146,9 +146,10 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
             arguments.setdefault("tokenizer", self.tokenizer)
         features = inputs["input_features"] if "input_features" in inputs else inputs["input_values"]
         arguments = {self.model.main_input_name: features, "attention_mask": inputs.get("attention_mask"), **arguments}
-        ends = end_tokens(self._get_set_generation_params(arguments))
-        is_aligned = timestamps == "word" and len(rows) > 1
-        with _aligned_row_by_row(self.model, ends) if is_aligned else nullcontext():
+        aligned: AbstractContextManager[None] = nullcontext()
+        if timestamps == "word" and len(rows) > 1:
+            aligned = _aligned_row_by_row(self.model, end_tokens(self._get_set_generation_params(arguments)))
+        with aligned:
             generated = self.model.generate(**arguments)
         generated = generated if isinstance(generated, Mapping) else {"sequences": generated}
         sequences = generated["sequences"].cpu()

@@ -19,8 +19,8 @@ import torch
 import transformers
 from transformers.utils.chat_template_utils import Chat
 
-from ray_pipelines.engine.lengths import max_tokens
-from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
+from ray_pipelines.engine.lengths import generation_settings, max_tokens
+from ray_pipelines.engine.pipelines._generated import end_tokens, ends_look_like_padding, own_length
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
 __all__ = ["TextGenerationPipeline"]
@@ -115,10 +115,7 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):  # type: igno
     @functools.cached_property
     def _generation(self) -> dict[str, Any]:
         """The generation parameters in force."""
-        parameters: dict[str, Any] = self._get_set_generation_params(
-            self._prepare_generate_kwargs(self._forward_params)
-        )
-        return parameters
+        return generation_settings(self)
 
     def _may_pad(self) -> bool:
         """Whether prompts of unequal length may share a batch."""
@@ -155,7 +152,7 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):  # type: igno
         """Rows that are generated together: all of the batch, or those of equal length if padding matters."""
         if len(set(lengths)) > 1 and self._pads is None and self._may_pad():
             self._pads = self._ignores_padding(ids, mask, lengths)
-        if self._ends_look_like_padding() or self._generation.get("token_healing"):
+        if ends_look_like_padding(self._generation) or self._generation.get("token_healing"):
             return [[row] for row in range(len(lengths))]
         if self._may_pad():
             return [list(range(len(lengths)))]
@@ -163,12 +160,6 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):  # type: igno
         for row, length in enumerate(lengths):
             by_length.setdefault(length, []).append(row)
         return list(by_length.values())
-
-    def _ends_look_like_padding(self) -> bool:
-        """Whether nothing tells the padding behind a stop string from an end token."""
-        pad = self._generation.get("pad_token_id")
-        is_end = pad is None or pad in end_tokens(self._generation)
-        return bool(self._generation.get("stop_strings")) and is_end
 
     def _ignores_padding(self, ids: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> bool:
         """Whether the shortest prompt has the same first logits alone as with padding on its left."""

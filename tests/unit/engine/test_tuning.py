@@ -224,7 +224,7 @@ def test_a_budget_of_which_enough_is_known_takes_no_more_turns() -> None:
 
 
 def test_nothing_below_the_lowest_is_tried() -> None:
-    tuner = BudgetTuner(1024, lowest=256)
+    tuner = BudgetTuner(1024, least=256)
     tried = set()
     for _ in range(200):
         budget = tuner.next()
