@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 __all__ = [
+    "UNPADDED_MASK",
     "Padding",
     "collate",
     "cost",
@@ -28,7 +29,9 @@ __all__ = [
     "split_outputs",
 ]
 
-PADDED_WITH_ZERO = ("attention_mask", "token_type_ids")
+UNPADDED_MASK = "unpadded_attention_mask"
+"""What a pipeline calls the `attention_mask` of a chunk that must not be padded."""
+PADDED_WITH_ZERO = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
 MAX_PADDED = 1.5
 FREE_PADDING = 1 / 16
@@ -42,17 +45,20 @@ class Padding:
     Attributes:
         values: Padding value of each key that may be padded along axis 1; empty if nothing may.
         left: Whether padding goes before the tokens, as some tokenizers want it (XLNet, generation).
+        joins: Whether tensors that do not go with the tokens are joined along axis 0 whatever their lengths there: the
+            images of rows of which some have several.
     """
 
     values: Mapping[str, float]
     left: bool = False
+    joins: bool = False
 
     def place(self, length: int) -> slice:
         """Where the `length` own tokens of a chunk stand along a padded axis."""
         return slice(-length, None) if self.left else slice(0, length)
 
 
-def padding_of(tokenizer: Any, feature_extractor: Any) -> Padding:
+def padding_of(tokenizer: Any, feature_extractor: Any, joins: bool = False) -> Padding:
     """The padding of a pipeline with these preprocessors; without a padding value, nothing is padded."""
     values: dict[str, float] = {}
     token = getattr(tokenizer, "pad_token_id", None)
@@ -62,7 +68,7 @@ def padding_of(tokenizer: Any, feature_extractor: Any) -> Padding:
     if sample is not None:
         values |= {"input_values": sample, "input_features": sample}
     if not values:
-        return Padding({})
+        return Padding({}, joins=joins)
     return Padding(
         {
             **values,
@@ -73,6 +79,7 @@ def padding_of(tokenizer: Any, feature_extractor: Any) -> Padding:
             "word_ids": -1,
         },
         left=getattr(tokenizer, "padding_side", "right") == "left",
+        joins=joins,
     )
 
 
@@ -117,6 +124,8 @@ def signature(inputs: Mapping[str, Any], padding: Padding) -> Hashable:
             shape: tuple[int | None, ...] = tuple(value.shape)
             if can_pad and key in padding.values and value.ndim >= 2 and value.shape[1] == num_tokens(inputs):
                 shape = (shape[0], None, *shape[2:])
+            elif padding.joins and shape:
+                shape = (None, *shape[1:])
             parts.append((key, str(value.dtype), shape))
         else:
             parts.append((key, type(value).__name__ if value is not None else "null", ()))

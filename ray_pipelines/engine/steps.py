@@ -60,7 +60,7 @@ class Steps:
         self.task = task
         self.parameters = parameters
         self.limits = limits
-        self.padding = padding_of(pipe.tokenizer, pipe.feature_extractor)
+        self.padding = padding_of(pipe.tokenizer, pipe.feature_extractor, joins=getattr(pipe, "joins_media", False))
         extractor = pipe.feature_extractor or getattr(pipe.processor, "feature_extractor", None)
         self.sampling_rate: int | None = getattr(extractor, "sampling_rate", None)
         self._max_tokens = max_tokens(pipe.model)

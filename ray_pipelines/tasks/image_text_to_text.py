@@ -5,9 +5,9 @@ texts only; transformers echoes the input with its images. For a chat, `generate
 Chats may hold videos and recordings too, if the model takes them; videos are decoded by PyAV, where transformers needs
 torchcodec.
 
-Rows share a forward where nothing has to be padded: prompts of equal length (images make tokens too) and images of
-equal shape, as with one question about every picture. Images are RGB without transparency, in chats too, where
-transformers lays them on white.
+Rows share a forward whatever the lengths of their prompts, as in text-generation, if their images are of equal shape,
+and for models that take patches of pixels (Qwen's) whatever their shapes. Images are RGB without transparency, in chats
+too, where transformers lays them on white.
 
 Bugs of transformers 5.23 that are put right: a list of `{images, text}` rows is taken for a chat and refused; lists of
 images and texts run as one forward whatever the batch size; arguments of `generate` such as `num_beams` are silently

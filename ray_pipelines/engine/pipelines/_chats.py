@@ -1,33 +1,26 @@
 """Texts and chats with media beside or inside them, in batches that give each row what it would give alone.
 
-Rows share a forward where nothing has to be padded: prompts of equal length (images make tokens too) and images of
-equal shape, as one question about every picture of a dataset gives them. Sequences are cut to each row's own end.
+Rows share a forward whatever the lengths of their prompts (images make tokens too) and however many images each has, if
+the images are of equal shape: patches of pixels, as Qwen's models take them, always are. Sequences are cut to each
+row's own prompt and its own end.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers.utils.chat_template_utils import Chat
 
-from ray_pipelines.engine.lengths import generation_settings
-from ray_pipelines.engine.pipelines._generated import end_tokens, ends_look_like_padding
+from ray_pipelines.engine.pipelines._generated import end_tokens
+from ray_pipelines.engine.pipelines._prompts import PromptSteps, of_rows
 from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
-
-if TYPE_CHECKING:
-    from transformers import Pipeline
-else:
-    Pipeline = object
 
 __all__ = ["ChatSteps"]
 
-PROMPT_MASK = "prompt_mask"
 
-
-class ChatSteps(Pipeline):  # type: ignore[misc]
+class ChatSteps(PromptSteps):
     """The steps of a pipeline that takes a chat as the list of its messages, where transformers does in a call only.
 
     Source: transformers 5.23, pipelines/image_text_to_text.py and pipelines/any_to_any.py, whose steps are called.
@@ -36,14 +29,14 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
     chat_class: type = Chat
     """What the pipeline's own steps take a chat as."""
 
+    joins_media = True
+    """Whether images and recordings of several rows are joined along axis 0, of which a row may have any number."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         take_videos(self.processor)
-
-    @property
-    def can_batch(self) -> bool:
-        """Whether the padding behind a row that has ended can be told from its own tokens."""
-        return not ends_look_like_padding(self._generation)
+        if self.tokenizer is not None and not self.model.config.is_encoder_decoder:
+            self.tokenizer.padding_side = "left"
 
     def preprocess(self, inputs: Any = None, **parameters: Any) -> dict[str, Any]:
         """The model inputs of a text, of `{text, images, …}`, or of the messages of a chat."""
@@ -52,32 +45,35 @@ class ChatSteps(Pipeline):  # type: ignore[misc]
             encoded = {**super().preprocess(self.chat_class(named), **parameters), "text": _texts_of(inputs)}
         else:
             encoded = dict(super().preprocess(named, **parameters))
-        if "attention_mask" in encoded:
-            # The executor pads only what has an `attention_mask`.
-            encoded[PROMPT_MASK] = encoded.pop("attention_mask")
-        return encoded
+        return self.prompt(encoded) if "input_ids" in encoded else encoded
 
     def _forward(self, model_inputs: Mapping[str, Any], generate_kwargs: Any = None) -> dict[str, Any]:
         """The sequences of one row, or of a batch: then a list under each key, one value per row."""
-        inputs = {"attention_mask" if name == PROMPT_MASK else name: value for name, value in model_inputs.items()}
-        outputs: dict[str, Any] = super()._forward(inputs, generate_kwargs)
-        prompts = outputs["input_ids"]
-        if prompts is None or len(prompts) == 1:
+        outputs: dict[str, Any]
+        if "input_ids" not in model_inputs:
+            outputs = super()._forward(dict(model_inputs), generate_kwargs)
             return outputs
+        if len(model_inputs["prompt_length"]) == 1:
+            outputs = super()._forward(of_rows(model_inputs, [0]), generate_kwargs)
+            return outputs
+
+        def generate(inputs: dict[str, Any]) -> torch.Tensor:
+            sequences: torch.Tensor = super(ChatSteps, self)._forward(inputs, generate_kwargs)["generated_sequence"]
+            return sequences
+
+        made, prompts = self.sequences(model_inputs, generate)
         pad, ends = _pad_token(self._generation), end_tokens(self._generation)
-        sequences = [_cut(own, pad, ends) for own in outputs["generated_sequence"].split(1)]
-        return {**outputs, "generated_sequence": sequences, "input_ids": list(prompts.split(1))}
+        return {
+            "generated_sequence": [_cut(own, pad, ends) for own in made],
+            "input_ids": prompts,
+            "prompt_text": model_inputs["text"],
+        }
 
     def postprocess(self, model_outputs: Mapping[str, Any], **parameters: Any) -> Any:
         """The records of one row, as transformers makes them, without the media of a chat."""
         text = model_outputs["prompt_text"]
         outputs = {**model_outputs, "prompt_text": self.chat_class(text) if isinstance(text, list) else text}
         return super().postprocess(outputs, **parameters)
-
-    @functools.cached_property
-    def _generation(self) -> dict[str, Any]:
-        """The generation parameters in force."""
-        return generation_settings(self)
 
 
 def _texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,12 +11,12 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
+from ray_pipelines.engine.batching import UNPADDED_MASK
 from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["SpeechRecognitionPipeline"]
 
-UNPADDED_MASK = "unpadded_attention_mask"
 CONFIDENCE = "confidence"
 CTC = ("ctc", "ctc_with_lm")
 

@@ -105,26 +105,63 @@ def test_parameters_that_cannot_work_are_refused(task: str, parameters: dict[str
         rp.pipeline(task, "org/model", **parameters)
 
 
+def _llava_rows() -> list[Any]:
+    """A row that ends before all others with a certain token first, prompts and numbers of images of all kinds."""
+    texts = ("<image>What?", "<image>What is this?", "<image><image>Which of these two is larger?", "<image>")
+    rows = [
+        {"text": text, "images": [image(seed=10 * number + seed) for number in range(text.count("<image>"))]}
+        for seed, text in enumerate(texts * 2)
+    ]
+    return [*rows, {"text": "none"}, {"text": "none at all"}]
+
+
+def _qwen_rows() -> list[Any]:
+    """As above, with pictures of all sizes, each of which makes another number of tokens."""
+    place = "<|vision_start|><|image_pad|><|vision_end|>"
+    texts = (f"{place}What?", f"{place}What is this?", f"{place}, {place} or nothing", place)
+    rows = [
+        {
+            "text": text,
+            "images": [image(size=(24 + 8 * seed, 40 - 4 * number)) for number in range(text.count(place))],
+        }
+        for seed, text in enumerate(texts * 2)
+    ]
+    return [*rows, {"text": "none"}, {"text": "none at all"}]
+
+
 @each_task
 @pytest.mark.parametrize("extra", [{}, {"num_beams": 2, "num_return_sequences": 2}])
-def test_rows_of_equal_shape_share_a_forward_and_end_where_each_ends_alone(
-    extra: dict[str, Any], task: str, model: Model
+@pytest.mark.parametrize(("name", "make_rows"), [("llava", _llava_rows), ("qwen2-vl", _qwen_rows)])
+def test_rows_share_forwards_and_end_where_each_ends_alone(
+    name: str, make_rows: Callable[[], list[Any]], extra: dict[str, Any], task: str, model: Model
 ) -> None:
-    rows = [{"text": "<image>What?", "images": [image(seed=seed)]} for seed in range(6)]
-    rows += [{"text": "<image>What is this?", "images": [image(seed=9)]}, {"text": "none"}]
+    rows = make_rows()
     parameters = {"max_new_tokens": 8, "do_sample": False, "return_tensors": True, **extra}
 
     def spec_of(**more: Any) -> rp.PipelineSpec:
-        return rp.pipeline(task, model=model("llava"), device="cpu", **parameters, **more)
+        return rp.pipeline(task, model=model(name), device="cpu", **parameters, **more)
 
     def tokens(results: list[Any]) -> list[list[list[int]]]:
         return [[list(record["generated_token_ids"]) for record in records] for records in results]
 
-    ((some, *_),) = tokens(spec_of().run(rows[:1]))
+    ((some, *_),) = tokens(spec_of().run(rows[:1], on_error="raise"))
     spec = spec_of(eos_token_id=some[-3])
-    singly = [tokens(spec.run([row]))[0] for row in rows]
+    singly = [tokens(spec.run([row], on_error="raise"))[0] for row in rows]
     assert len({len(one) for one in itertools.chain(*singly)}) > 1, "not all end at the same length"
+    runner = spec._runner()
+    num_forwards = runner.counters.num_forwards
+    assert tokens(spec.run(rows)) == singly
+    assert runner.steps.pipe._pads
+    # Rows with images, whose lengths jump, and rows without: they have not the same model inputs.
+    assert runner.counters.num_forwards - num_forwards <= 5
+
+
+@each_task
+def test_prompts_of_equal_length_share_a_forward_where_padding_would_be_seen(task: str, model: Model) -> None:
+    rows = [{"text": text, "images": [image(seed=seed)]} for seed in range(3) for text in ("<image>a", "<image>a b c")]
+    spec = rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False, repetition_penalty=1.3)
+    singly = [spec.run([row], on_error="raise")[0] for row in rows]
     counters = spec._runner().counters
     num_forwards = counters.num_forwards
-    assert tokens(spec.run(rows)) == singly
-    assert counters.num_forwards == num_forwards + 3
+    assert spec.run(rows) == singly
+    assert counters.num_forwards - num_forwards == 2

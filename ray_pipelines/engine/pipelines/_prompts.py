@@ -1,0 +1,184 @@
+"""Prompts of unequal length in one batch of `generate`: padded on their left where that changes nothing, and cut back.
+
+What transformers 5.23 leaves to the batch, and what is done about it here:
+
+- `max_length` and `min_length` count the padding, and repetition penalties and n-gram rules see padding tokens: with
+  such parameters only prompts of equal length share a batch;
+- some models do not mask what stands on the left of a prompt: the first padded batch is compared with one of its
+  rows alone, and if the first logits differ, prompts are never padded;
+- where a stop string has ended a row, the padding behind it cannot be told from an end token without a token of its
+  own: such rows run alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.lengths import generation_settings
+from ray_pipelines.engine.pipelines._generated import ends_look_like_padding
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+else:
+    Pipeline = object
+
+__all__ = ["PromptSteps", "of_rows"]
+
+PADDING_MATTERS = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "sequence_bias",
+    "watermarking_config",
+)
+LOGIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+HALF_LOGIT_TOLERANCE = 5e-2
+TEXTS = ("text", "prompt_text")
+"""What goes with a prompt for its records only."""
+
+
+class PromptSteps(Pipeline):  # type: ignore[misc]
+    """What pipelines that go on from prompts have in common."""
+
+    _pads: bool | None = None
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether the padding behind a row that has ended can be told from its own tokens."""
+        settings = self._generation
+        return not ends_look_like_padding(settings) and not settings.get("token_healing")
+
+    def prompt(self, encoded: Mapping[str, Any]) -> dict[str, Any]:
+        """A prompt's model inputs, ready for a batch.
+
+        Args:
+            encoded: `input_ids`, and whatever else the model takes.
+
+        Returns:
+            Also `prompt_length`, int64[1], which is 0 where a prompt without tokens had to be begun, and `num_media`,
+            the length along axis 0 of each tensor that does not go with the tokens: images, their patches, recordings.
+            `attention_mask` has another name where the prompt must not be padded.
+        """
+        inputs = dict(encoded)
+        ids = inputs["input_ids"]
+        if "attention_mask" in inputs and not self._may_pad():
+            inputs[UNPADDED_MASK] = inputs.pop("attention_mask")
+        others = (name for name, value in inputs.items() if isinstance(value, torch.Tensor) and not _fits(value, ids))
+        num_media = {name: len(inputs[name]) for name in others}
+        return {**inputs, "prompt_length": torch.tensor([ids.shape[1]]), "num_media": num_media}
+
+    def sequences(
+        self, prompts: Mapping[str, Any], generate: Callable[[dict[str, Any]], torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What is generated for each of a batch of prompts, and the tokens of each prompt, both without padding before.
+
+        Args:
+            prompts: Of `prompt`, one or a batch of them.
+            generate: Takes model inputs, and gives `int64[size, length]` or `int64[size, number, length]`.
+
+        Returns:
+            For each row `int64[1, length]` or `int64[1, number, length]`, and `int64[1, prompt_length]`.
+        """
+        ids, own_lengths = prompts["input_ids"], prompts["prompt_length"].tolist()
+        lengths = [max(1, length) for length in own_lengths]
+        found: list[torch.Tensor] = [torch.empty(0)] * len(lengths)
+        for rows in self._groups(prompts, lengths):
+            width = max(lengths[row] for row in rows)
+            made = generate(of_rows(prompts, rows, width))
+            for row, own in zip(rows, torch.split(made, 1), strict=True):
+                has_prompt = own.shape[-1] >= width and bool((own[..., :width] == ids[row, -width:]).all())
+                found[row] = own[..., width - lengths[row] :] if has_prompt else own
+        return found, [ids[row : row + 1, ids.shape[1] - length :] for row, length in enumerate(own_lengths)]
+
+    @functools.cached_property
+    def _generation(self) -> dict[str, Any]:
+        """The generation parameters in force."""
+        return generation_settings(self)
+
+    def _may_pad(self) -> bool:
+        """Whether prompts of unequal length may share a batch."""
+        settings = self._generation
+        counts_padding = any(
+            settings.get(total) and not settings.get(new)
+            for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
+        )
+        can_mask = self._pads is not False and not self.model.config.is_encoder_decoder
+        return can_mask and not counts_padding and not any(settings.get(name) for name in PADDING_MATTERS)
+
+    def _groups(self, prompts: Mapping[str, Any], lengths: Sequence[int]) -> list[list[int]]:
+        """Rows that are generated together: all of the batch, or those of equal length if padding matters."""
+        if len(set(lengths)) > 1 and self._pads is None and self._may_pad():
+            self._pads = self._ignores_padding(prompts, lengths)
+        if self._may_pad():
+            return [list(range(len(lengths)))]
+        by_length: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths):
+            by_length.setdefault(length, []).append(row)
+        return list(by_length.values())
+
+    def _ignores_padding(self, prompts: Mapping[str, Any], lengths: Sequence[int]) -> bool:
+        """Whether the shortest prompt has the same first logits alone as with padding on its left."""
+        row = min(range(len(lengths)), key=lengths.__getitem__)
+        inputs = {name: value for name, value in prompts.items() if name not in TEXTS}
+        alone, padded = (
+            self.model.generate(
+                **of_rows(inputs, [row], width),
+                generation_config=transformers.GenerationConfig(
+                    max_new_tokens=1,
+                    do_sample=False,
+                    num_beams=1,
+                    num_return_sequences=1,
+                    pad_token_id=self._generation.get("pad_token_id"),
+                    output_logits=True,
+                    return_dict_in_generate=True,
+                ),
+            ).logits[0]
+            for width in (lengths[row], max(lengths))
+        )
+        tolerance = LOGIT_TOLERANCE.get(self.model.dtype, HALF_LOGIT_TOLERANCE)
+        scale = 1.0 + float(alone.abs().max())
+        return torch.allclose(alone.float(), padded.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> dict[str, Any]:
+    """The model inputs of some rows of a batch, as `generate` takes them.
+
+    Args:
+        prompts: Of `PromptSteps.prompt`, one or a batch of them.
+        rows: Which of them.
+        width: How many of their last tokens; 0 for all.
+
+    >>> batch = {"input_ids": torch.tensor([[0, 5], [6, 7]]), "pixels": torch.arange(3)[:, None]}
+    >>> batch |= {"prompt_length": torch.tensor([1, 2]), "num_media": [{"pixels": 1}, {"pixels": 2}]}
+    >>> {name: value.tolist() for name, value in of_rows(batch, [1], 2).items()}
+    {'input_ids': [[6, 7]], 'pixels': [[1], [2]]}
+    """
+    ids, num_media = prompts["input_ids"], prompts["num_media"]
+    num_media = num_media if isinstance(num_media, list) else [num_media]
+    selected: dict[str, Any] = {}
+    for name, value in prompts.items():
+        if name in ("prompt_length", "num_media"):
+            continue
+        if not isinstance(value, torch.Tensor):
+            selected[name] = [value[row] for row in rows] if len(num_media) > 1 else value
+        elif _fits(value, ids):
+            selected[name] = value[rows, -width:]
+        else:
+            own = torch.split(value, [media[name] for media in num_media])
+            selected[name] = torch.cat([own[row] for row in rows])
+    if UNPADDED_MASK in selected:
+        selected["attention_mask"] = selected.pop(UNPADDED_MASK)
+    return selected
+
+
+def _fits(value: torch.Tensor, ids: torch.Tensor) -> bool:
+    """Whether a tensor goes with the tokens, one value or vector for each."""
+    return value.shape[:2] == ids.shape
