@@ -322,6 +322,9 @@ class Steps:
             return ModelOutput({name: outputs[name]})
         names = self.task.kept_outputs or tuple(outputs)
         kept = {name: outputs[name] for name in names if name in outputs}
+        if not any(isinstance(value, torch.Tensor) for name, value in kept.items() if name != "target_size"):
+            # Outputs with names of their own, for the postprocessing of this model.
+            return outputs
         return ModelOutput(kept) if isinstance(outputs, ModelOutput) else kept
 
     def _checked(self, chunk: Mapping[str, Any]) -> dict[str, Any]:

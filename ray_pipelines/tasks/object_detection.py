@@ -24,6 +24,9 @@ class ObjectDetectionParameters(Parameters):
     ] = 0.5
 
 
+OF_DOCUMENTS = ("out_masks", "order_logits", "relative_order_logits", "successor_order_logits")
+"""What the processors of models that read the layout of documents look at."""
+
 TASK = Task(
     name="object-detection",
     summary="A box and a label for each object in an image.",
@@ -31,6 +34,6 @@ TASK = Task(
     parameters=ObjectDetectionParameters,
     result_type=detections,
     result_description=DETECTIONS_DESCRIPTION,
-    kept_outputs=("logits", "pred_boxes", "target_size", "bbox"),
+    kept_outputs=("logits", "pred_boxes", "target_size", "bbox", *OF_DOCUMENTS),
     sequence_outputs=("bbox",),
 )

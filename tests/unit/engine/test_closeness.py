@@ -20,3 +20,10 @@ def test_without_a_confidence_integers_must_be_equal() -> None:
     one, other = ({"tokens": torch.tensor([token])} for token in (3, 4))
     assert not are_close(one, other, is_exact=True)
     assert are_close(one, other, is_exact=False)
+
+
+def test_a_model_that_overflows_is_compared_by_the_numbers_it_has() -> None:
+    one = {"logits": torch.tensor([[1.0, float("nan"), float("inf"), -float("inf")]])}
+    assert are_close(one, {"logits": one["logits"] * 1.00001}, is_exact=True)
+    assert not are_close(one, {"logits": one["logits"] + 1}, is_exact=True)
+    assert not are_close(one, {"logits": torch.ones(1, 4)}, is_exact=True)
