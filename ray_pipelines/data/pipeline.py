@@ -303,10 +303,9 @@ class PipelineSpec:
         """An item, as `run` takes it, as a row whose columns are Python objects."""
         from ray_pipelines.data.workers import ITEM_COLUMN
 
-        inputs = self.task.inputs
-        if self.task.result_type is None or not inputs:
+        if self.task.result_type is None or not self.task.inputs:
             return {ITEM_COLUMN: item}
-        return item if isinstance(item, dict) and inputs[0].name in item else {inputs[0].name: item}
+        return self.task.fields_of(item)
 
     def mapped_inputs(self, columns: Sequence[str] | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The mapping of inputs to columns or constants, checked against the columns where they are known.

@@ -130,10 +130,10 @@ class Steps:
         """What `preprocess` takes, from an item such as `transformers` takes."""
         if self.is_generic or isinstance(item, RowError):
             return item
-        first = self.task.inputs[0]
-        if isinstance(item, dict) and first.name in item:
-            return self.item_of_fields({name: value for name, value in item.items() if value is not None})
-        return self.item_of_fields({first.name: item})
+        fields, required = self.task.fields_of(item), self.task.required_inputs
+        return self.item_of_fields(
+            {name: value for name, value in fields.items() if value is not None or name in required}
+        )
 
     def _decoded(self, fields: Mapping[str, Any], decode: Callable[..., Any]) -> dict[str, Any]:
         decoded: dict[str, Any] = {}

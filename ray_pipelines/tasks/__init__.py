@@ -186,6 +186,19 @@ class Task:
         """Names of the fields that every row must have."""
         return tuple(f.name for f in self.inputs if f.required)
 
+    def fields_of(self, item: Any) -> dict[str, Any]:
+        """The fields of an item as `transformers` takes it, by name.
+
+        Args:
+            item: A dictionary of fields, one value for each that is required (a pair of images), or the first field.
+        """
+        first, required = self.inputs[0].name, self.required_inputs
+        if isinstance(item, dict) and first in item:
+            return item
+        if isinstance(item, list | tuple) and len(item) == len(required) > 1:
+            return dict(zip(required, item, strict=True))
+        return {first: item}
+
     @property
     def modalities(self) -> frozenset[Modality]:
         """The modalities of all fields."""

@@ -34,6 +34,16 @@ def test_images_of_a_pair_may_differ_in_size(model: Model) -> None:
     assert result and all(0 <= x < 90 and 0 <= y < 30 for x, y in points(result, 1))
 
 
+def test_a_pair_is_taken_as_transformers_takes_it(model: Model) -> None:
+    images = (picture((64, 64), 3), picture((90, 30), 4))
+    spec = rp.pipeline("keypoint-matching", model=model("superglue"), device="cpu")
+    named, pair, listed, triple = spec.run(
+        [{"image_0": images[0], "image_1": images[1]}, images, [*images], 3 * images]
+    )
+    assert named == pair == listed
+    assert isinstance(triple, rp.RowError)
+
+
 def test_matches_below_the_threshold_are_left_out(model: Model) -> None:
     images = {"image_0": picture((64, 64), 0), "image_1": picture((64, 64), 1)}
 
