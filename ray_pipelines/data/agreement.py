@@ -74,8 +74,9 @@ class AgreementSampler(PipelineWorker):
 
     def _agreement(self, table: pa.Table) -> Agreement:
         results = self._results(table)
-        # Both models need not fit at once.
+        # Both models need not fit at once; what was loaded is out of the collector's sight until now.
         del self.runner
+        gc.unfreeze()
         gc.collect()
         model = dataclasses.replace(self.setup.model, config=in_float32(self.setup.model.config))
         plain = dataclasses.replace(self.setup, model=model, optimize=OptimizeConfig())

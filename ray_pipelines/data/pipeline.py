@@ -264,13 +264,19 @@ class PipelineSpec:
     def _runner(self) -> Runner:
         runner: Runner | None = self.__dict__.get("_loaded")
         if runner is None:
-            from ray_pipelines.engine.load import load_runner
+            from ray_pipelines.engine.process import without_collection
 
-            task = self.task
-            parameters = tasks.validate_parameters(task, self.parameters)
-            runner = load_runner(task, self.pinned(), parameters, self.batch, self.limits, self.seed, self.optimize)
+            with without_collection():
+                runner = self._load()
             self.__dict__["_loaded"] = runner
         return runner
+
+    def _load(self) -> Runner:
+        from ray_pipelines.engine.load import load_runner
+
+        task = self.task
+        parameters = tasks.validate_parameters(task, self.parameters)
+        return load_runner(task, self.pinned(), parameters, self.batch, self.limits, self.seed, self.optimize)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in NOT_SENT}

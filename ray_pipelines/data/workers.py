@@ -30,7 +30,7 @@ from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.watchdog import Watchdog
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.engine.hub import PinnedModel
-from ray_pipelines.engine.process import prepare_process
+from ray_pipelines.engine.process import loading_process
 from ray_pipelines.engine.watch import Watch
 from ray_pipelines.errors import RowError, attempt
 
@@ -146,7 +146,13 @@ class WorkerSetup:
 
     def load(self, *, weights: bool = True, watch: Watch | None = None) -> Runner:
         """The runner of this setup, on this process's device; watched by a watchdog of its own, or by `watch`."""
-        prepare_process()
+        with loading_process():
+            runner = self._loaded(weights)
+        runner.share_memory(self.num_neighbours)
+        runner.watch = watch if watch is not None else Watchdog(self.timeout_s)
+        return runner
+
+    def _loaded(self, weights: bool) -> Runner:
         import torch
 
         from ray_pipelines.engine.load import load_runner
@@ -164,10 +170,7 @@ class WorkerSetup:
 
             model = PinnedModel(model.config, model.sources, ray.get(self.instances))
         loading = {"device": self.device, "weights": weights, "offline": True}
-        runner = load_runner(task, model, parameters, self.batch, self.limits, self.seed, self.optimize, **loading)
-        runner.share_memory(self.num_neighbours)
-        runner.watch = watch if watch is not None else Watchdog(self.timeout_s)
-        return runner
+        return load_runner(task, model, parameters, self.batch, self.limits, self.seed, self.optimize, **loading)
 
     def load_without_weights(self) -> Runner:
         """The runner to preprocess and postprocess with, kept by this process."""

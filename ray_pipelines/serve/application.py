@@ -29,7 +29,7 @@ from ray_pipelines.cluster import living_cluster
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
 from ray_pipelines.engine.identity import model_identity
-from ray_pipelines.engine.process import prepare_process
+from ray_pipelines.engine.process import loading_process
 from ray_pipelines.errors import JobError
 from ray_pipelines.serve.autoscaling import OnlineLoad
 from ray_pipelines.serve.config import ServeConfig, Serving, read_serving, validate_serving
@@ -53,7 +53,10 @@ class PipelineReplica:
     """
 
     def __init__(self, serving: Serving, pinned: PinnedModel) -> None:
-        prepare_process()
+        with loading_process():
+            self._load(serving, pinned)
+
+    def _load(self, serving: Serving, pinned: PinnedModel) -> None:
         import torch
 
         from ray_pipelines.engine.load import load_runner
