@@ -82,7 +82,6 @@ def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=chunks.num_imploders),
                 num_cpus=0,
-                scheduling_strategy="SPREAD",
                 **chunks.placement,
                 fn_constructor_kwargs={"setup": setup},
             )
