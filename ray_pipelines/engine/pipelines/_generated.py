@@ -1,11 +1,41 @@
-"""Where a generated sequence ends, in a batch whose longest row it has been padded to."""
+"""What padding does to generated sequences: whether it changes them, and where each ends that has been padded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["end_tokens", "ends_look_like_padding", "own_length"]
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from ray_pipelines.engine.closeness import are_close
+
+__all__ = ["end_tokens", "ends_look_like_padding", "have_same_logits", "own_length"]
+
+SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id")
+
+
+def have_same_logits(model: PreTrainedModel, one: Mapping[str, Any], other: Mapping[str, Any], pad: int | None) -> bool:
+    """Whether a row begins alike with two versions of its inputs: by itself, and with padding.
+
+    Args:
+        model: The model.
+        one: Arguments of `generate`, for one row.
+        other: The others.
+        pad: The padding token.
+    """
+    config = GenerationConfig(
+        **{name: getattr(model.generation_config, name, None) for name in SPECIAL},
+        max_new_tokens=1,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        pad_token_id=pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    first, second = ({"": model.generate(**inputs, generation_config=config).logits[0]} for inputs in (one, other))
+    return are_close(first, second, is_exact=model.dtype in (torch.float32, torch.float64))
 
 
 def end_tokens(settings: Mapping[str, Any]) -> Set[int]:

@@ -17,12 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 
 from ray_pipelines.engine.batching import UNPADDED_MASK
-from ray_pipelines.engine.closeness import are_close
 from ray_pipelines.engine.lengths import generation_settings
-from ray_pipelines.engine.pipelines._generated import ends_look_like_padding
+from ray_pipelines.engine.pipelines._generated import ends_look_like_padding, have_same_logits
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -128,22 +126,8 @@ class PromptSteps(Pipeline):  # type: ignore[misc]
         """Whether the shortest prompt has the same first logits alone as with padding on its left."""
         row = min(range(len(lengths)), key=lengths.__getitem__)
         inputs = {name: value for name, value in prompts.items() if name not in TEXTS}
-        alone, padded = (
-            self.model.generate(
-                **of_rows(inputs, [row], width),
-                generation_config=transformers.GenerationConfig(
-                    max_new_tokens=1,
-                    do_sample=False,
-                    num_beams=1,
-                    num_return_sequences=1,
-                    pad_token_id=self._generation.get("pad_token_id"),
-                    output_logits=True,
-                    return_dict_in_generate=True,
-                ),
-            ).logits[0]
-            for width in (lengths[row], max(lengths))
-        )
-        return are_close({"": alone}, {"": padded}, is_exact=self.model.dtype in (torch.float32, torch.float64))
+        alone, padded = (of_rows(inputs, [row], width) for width in (lengths[row], max(lengths)))
+        return have_same_logits(self.model, alone, padded, self._generation.get("pad_token_id"))
 
 
 def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> dict[str, Any]:

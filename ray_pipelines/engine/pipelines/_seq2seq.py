@@ -8,7 +8,9 @@ What differs:
 - what the user sets when the pipeline is made wins over the model's `task_specific_params` too;
 - `stop_sequence` stops at the whole string; there, at its first token, and no longer at the model's own end of text;
 - rows of a batch may have different target languages, and penalties that read the input never see its padding;
-- token ids end with the row's own text, not with that of the longest in its batch.
+- token ids end with the row's own text, not with that of the longest in its batch;
+- the first padded batch is compared with one of its rows alone: where the first logits differ (positions that are
+  counted from the left of padding, encoders that ignore the mask), only texts of equal length share a batch.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
+from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.pipelines._generated import have_same_logits
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["Seq2SeqPipeline"]
@@ -45,6 +49,7 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
 
     return_name = "generated"
+    _pads: bool | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -99,6 +104,8 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         texts = self.prefix + inputs if isinstance(inputs, str) else [self.prefix + text for text in inputs]
         encoded = self.tokenizer(texts, padding=isinstance(inputs, list), truncation=truncation, return_tensors="pt")
         encoded.pop("token_type_ids", None)
+        if self._pads is False and "attention_mask" in encoded:
+            encoded[UNPADDED_MASK] = encoded.pop("attention_mask")
         return encoded
 
     def _prepare_generate_kwargs(self, generate_kwargs: dict[str, Any], **overrides: Any) -> dict[str, Any]:
@@ -117,15 +124,12 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         """Token ids of the outputs, `int64[batch, sequences, length]`, shorter ones padded."""
         arguments = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         arguments.setdefault("tokenizer", self.tokenizer)
-        inputs = dict(model_inputs)
+        inputs = {"attention_mask" if name == UNPADDED_MASK else name: value for name, value in model_inputs.items()}
         first_tokens = inputs.pop("forced_bos_token_id", None)
         size = len(inputs["input_ids"])
         outputs: list[Any] = [None] * size
         for rows, first_token in self._groups(inputs, first_tokens, arguments):
-            part = {name: value[rows] for name, value in inputs.items()}
-            if len(rows) == 1 and "attention_mask" in part:
-                own = part["attention_mask"][0].bool()
-                part = {n: value[:, own] if value.shape[1:] == own.shape else value for n, value in part.items()}
+            part = _of_rows(inputs, rows)
             chosen = arguments if first_token is None else {**arguments, "forced_bos_token_id": first_token}
             made = self.model.generate(**part, **chosen)
             for row, ids in zip(rows, made.reshape(len(rows), -1, made.shape[-1]), strict=True):
@@ -140,9 +144,16 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         first = [None] * size if first_tokens is None else first_tokens[:, 0].tolist()
         of_model = self.model.generation_config
         alone = any(arguments.get(k, getattr(of_model, k, None)) not in idle for k, idle in READ_THE_INPUT.items())
+        lengths = inputs["attention_mask"].sum(1).tolist() if "attention_mask" in inputs else [None] * size
+        if self._pads is None and len(set(lengths)) > 1:
+            shortest = lengths.index(min(lengths))
+            padded = {name: value[[shortest]] for name, value in inputs.items()}
+            by_itself = _of_rows(inputs, [shortest])
+            self._pads = have_same_logits(self.model, by_itself, padded, self._padding_id())
         groups: dict[Any, list[int]] = {}
         for row in range(size):
-            groups.setdefault((first[row], row if alone else None), []).append(row)
+            length = lengths[row] if self._pads is False else None
+            groups.setdefault((first[row], length, row if alone else None), []).append(row)
         return [(rows, first[rows[0]]) for rows in groups.values()]
 
     def _padding_id(self) -> int:
@@ -173,6 +184,15 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         """The ids without trailing padding; the first, with which decoding started, stays."""
         own = (ids[1:] != self._padding_id()).nonzero()
         return ids[: int(own[-1]) + 2] if len(own) else ids[:1]
+
+
+def _of_rows(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The model inputs of some rows of a batch, without the places where all of them are padded."""
+    part = {name: value[rows] for name, value in inputs.items()}
+    if "attention_mask" not in part:
+        return part
+    own = part["attention_mask"].any(0)
+    return {name: value[:, own] if value.shape[1:] == own.shape else value for name, value in part.items()}
 
 
 def _stacked(sequences: Sequence[torch.Tensor], padding_id: int) -> torch.Tensor:

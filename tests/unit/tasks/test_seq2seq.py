@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +176,19 @@ def test_a_row_that_samples_runs_by_itself(model: Model) -> None:
     pipe = transformers.pipeline("summarization", model=model("bart-text2text"), device="cpu")
     assert task.is_random(pipe, task.parameters(do_sample=True))
     assert not task.is_random(pipe, task.parameters())
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_texts_share_a_forward_unless_padding_moves_their_positions(
+    padding_side: str, model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model("bart-text2text"), folder)
+    transformers.AutoTokenizer.from_pretrained(folder, padding_side=padding_side).save_pretrained(folder)
+    texts = ["A dog", "Two dogs and a cat", "Nothing", "The sun shines over the hills"]
+    spec = rp.pipeline("text2text-generation", str(folder), device="cpu", max_new_tokens=6)
+    singly = [spec.run([text], on_error="raise")[0] for text in texts]
+    pipe = spec._runner().steps.pipe
+    assert pipe._pads is None
+    assert spec.run(texts) == singly == spec.run(texts)
+    assert pipe._pads is (padding_side == "right")
