@@ -2,8 +2,8 @@
 
 What transformers 5.23 leaves to the batch, and what is done about it here:
 
-- `max_length` and `min_length` count the padding, and repetition penalties and n-gram rules see padding tokens: with
-  such parameters only prompts of equal length share a batch;
+- `max_length` and `min_length` count the padding, and rules about sequences of tokens see it: with such parameters
+  only prompts of equal length share a batch (a repetition penalty passes over what the mask leaves out);
 - some models do not mask what stands on the left of a prompt: the first padded batch is compared with one of its
   rows alone, and if the first logits differ, prompts are never padded;
 - where a stop string has ended a row, the padding behind it cannot be told from an end token without a token of its
@@ -29,15 +29,15 @@ else:
 
 __all__ = ["PromptSteps", "of_rows"]
 
-PADDING_MATTERS = (
-    "repetition_penalty",
-    "encoder_repetition_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "sequence_bias",
-    "watermarking_config",
-)
+SEE_PADDING = {
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "watermarking_config": None,
+}
+"""Parameters whose rules see the padding before a prompt, with the values that do nothing."""
 TEXTS = ("text", "prompt_text")
 """What goes with a prompt for its records only."""
 
@@ -109,7 +109,9 @@ class PromptSteps(Pipeline):  # type: ignore[misc]
             for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
         )
         can_mask = self._pads is not False and not self.model.config.is_encoder_decoder
-        return can_mask and not counts_padding and not any(settings.get(name) for name in PADDING_MATTERS)
+        return (
+            can_mask and not counts_padding and all(settings.get(n) in (None, idle) for n, idle in SEE_PADDING.items())
+        )
 
     def _groups(self, prompts: Mapping[str, Any], lengths: Sequence[int]) -> list[list[int]]:
         """Rows that are generated together: all of the batch, or those of equal length if padding matters."""

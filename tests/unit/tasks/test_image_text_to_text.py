@@ -157,11 +157,16 @@ def test_rows_share_forwards_and_end_where_each_ends_alone(
 
 
 @each_task
-def test_prompts_of_equal_length_share_a_forward_where_padding_would_be_seen(task: str, model: Model) -> None:
+@pytest.mark.parametrize(
+    ("rule", "num_forwards"), [({"repetition_penalty": 1.3}, 1), ({"no_repeat_ngram_size": 2}, 2)], ids=str
+)
+def test_rules_about_tokens_do_not_see_padding(
+    rule: dict[str, Any], num_forwards: int, task: str, model: Model
+) -> None:
     rows = [{"text": text, "images": [image(seed=seed)]} for seed in range(3) for text in ("<image>a", "<image>a b c")]
-    spec = rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False, repetition_penalty=1.3)
+    spec = rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False, **rule)
     singly = [spec.run([row], on_error="raise")[0] for row in rows]
     counters = spec._runner().counters
-    num_forwards = counters.num_forwards
+    before = counters.num_forwards
     assert spec.run(rows) == singly
-    assert counters.num_forwards - num_forwards == 2
+    assert counters.num_forwards - before == num_forwards

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -54,6 +56,25 @@ def test_prompts_of_unequal_length_share_a_forward_where_padding_changes_nothing
     runner = spec._runner()
     pads = runner.steps.pipe._pads
     assert (pads is True and runner.counters.num_forwards == 1) == batched
+
+
+def test_a_repetition_penalty_sees_no_padding_and_lets_prompts_share_a_forward(model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model("llama-chat"), folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["one", "and another one", "x y z", "Hello", "The quick brown fox"]
+    arguments = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 5.0, "device": "cpu"}
+    plain = rp.pipeline(TASK, str(folder), return_tensors=True, **arguments)
+    first = plain.run(texts[:1])[0][0]["generated_token_ids"][len(tokenizer(texts[0])["input_ids"])]
+    # With what the shortest prompt goes on with as padding, a penalty that sees padding changes its text.
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(first))
+    tokenizer.save_pretrained(folder)
+    spec = rp.pipeline(TASK, str(folder), **arguments)
+    singly = [spec.run([text], on_error="raise")[0] for text in texts]
+    counters = spec._runner().counters
+    num_forwards = counters.num_forwards
+    assert spec.run(texts) == singly
+    assert counters.num_forwards == num_forwards + 1
 
 
 def test_sampling_is_the_default_and_makes_rows_run_one_by_one(model: Model) -> None:
