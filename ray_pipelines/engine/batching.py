@@ -2,7 +2,8 @@
 
 Padding must change nothing. So only tensors that have a mask beside them are padded (`input_ids` or `input_values`
 with an `attention_mask`), only along axis 1, and outputs with a token axis are cut back to each chunk's own length.
-Inputs that cannot be padded share a batch if their shapes are equal, and only then.
+Inputs that cannot be padded share a batch if their shapes are equal, and only then; a pipeline that knows that its mask
+would not be honoured hides it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 __all__ = [
-    "UNPADDED_MASK",
+    "HIDDEN_MASK",
     "Padding",
     "collate",
     "cost",
     "cost_unit",
+    "hide_mask",
     "num_tokens",
     "num_values",
     "padding_of",
     "plan_batches",
+    "restore_mask",
     "signature",
     "split_outputs",
 ]
 
-UNPADDED_MASK = "unpadded_attention_mask"
-"""What a pipeline calls the `attention_mask` of a chunk that must not be padded."""
-PADDED_WITH_ZERO = ("attention_mask", "token_type_ids", "mm_token_type_ids")
+MASK, HIDDEN_MASK = "attention_mask", "unpadded_attention_mask"
+PADDED_WITH_ZERO = (MASK, "token_type_ids", "mm_token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
 MAX_PADDED = 1.5
 FREE_PADDING = 1 / 16
@@ -83,6 +85,16 @@ def padding_of(tokenizer: Any, feature_extractor: Any, joins: bool = False) -> P
     )
 
 
+def hide_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a chunk that is not to be padded, as only what has an `attention_mask` is."""
+    return {HIDDEN_MASK if name == MASK else name: value for name, value in inputs.items()}
+
+
+def restore_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as the model takes them, whether their mask was hidden or not."""
+    return {MASK if name == HIDDEN_MASK else name: value for name, value in inputs.items()}
+
+
 def num_tokens(inputs: Mapping[str, Any]) -> int | None:
     """The length of a chunk along its sequence axis, or None where it has none (an image)."""
     for key in SEQUENCES:
@@ -116,7 +128,7 @@ def cost_unit(inputs: Mapping[str, Any]) -> str:
 
 def signature(inputs: Mapping[str, Any], padding: Padding) -> Hashable:
     """What two chunks must have in common to share a batch: keys, types, and shapes but for axes that are padded."""
-    can_pad = isinstance(inputs.get("attention_mask"), torch.Tensor)
+    can_pad = isinstance(inputs.get(MASK), torch.Tensor)
     parts = []
     for key in sorted(inputs):
         value = inputs[key]

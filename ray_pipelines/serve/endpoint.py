@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from ray_pipelines import tasks
-from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.batching import HIDDEN_MASK
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
@@ -38,7 +38,7 @@ T = TypeVar("T")
 EMBEDDING = {"pooling": "mean", "truncation": True}
 """How texts become one vector each, where the endpoint's own parameters do not say."""
 QUICK_BYTES = 1 << 16
-TOKEN_AXES = ("input_ids", "attention_mask", UNPADDED_MASK, "token_type_ids", "mm_token_type_ids", "position_ids")
+TOKEN_AXES = ("input_ids", "attention_mask", HIDDEN_MASK, "token_type_ids", "mm_token_type_ids", "position_ids")
 
 
 class Endpoint:

@@ -1,7 +1,7 @@
 """What the pipelines over single images share: opening them, tokens beside them, and generation from both.
 
-Text beside an image is never padded, as BLIP's decoder looks at what its encoder makes of padding. So its mask travels
-as `TEXT_MASK`, a name that the executor knows no padding for, and rows share a forward if their texts are equally long.
+Text beside an image is never padded, as BLIP's decoder looks at what its encoder makes of padding. So its mask is
+hidden from the executor, and rows share a forward if their texts are equally long.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.image_utils import load_image
 
+from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.lengths import max_tokens
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
-__all__ = ["TEXT_MASK", "generate", "generation_arguments", "image_inputs", "open_image", "tokenize"]
-
-TEXT_MASK = "text_mask"
+__all__ = ["generate", "generation_arguments", "image_inputs", "open_image", "tokenize"]
 
 
 def open_image(image: Any, timeout: float | None = None) -> Any:
@@ -53,7 +52,7 @@ def image_inputs(pipe: Pipeline, image: Any, **arguments: Any) -> dict[str, torc
 
 
 def tokenize(pipe: Pipeline, text: str, **arguments: Any) -> dict[str, torch.Tensor]:
-    """The `input_ids` and mask of the text beside an image, int64[1, num_tokens].
+    """The `input_ids` and hidden mask of the text beside an image, int64[1, num_tokens].
 
     BLIP-2 looks at its image only where image tokens stand in the text; transformers' pipelines never wrote any.
 
@@ -70,7 +69,7 @@ def tokenize(pipe: Pipeline, text: str, **arguments: Any) -> dict[str, torch.Ten
             raise ValueError("the model's configuration has no image_token_id; it cannot read a text with an image.")
         images = torch.full((1, config.num_query_tokens), config.image_token_id)
         ids, mask = torch.cat([images, ids], dim=1), torch.cat([torch.ones_like(images), mask], dim=1)
-    return {"input_ids": ids, TEXT_MASK: mask}
+    return hide_mask({"input_ids": ids, "attention_mask": mask})
 
 
 def generation_arguments(arguments: Mapping[str, Any], generate_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -93,13 +92,11 @@ def generate(pipe: Pipeline, model_inputs: Mapping[str, Any], arguments: Mapping
 
     Args:
         pipe: A pipeline whose model can generate.
-        model_inputs: Inputs of the model, a `TEXT_MASK` in place of the `attention_mask` of its tokens.
+        model_inputs: Inputs of the model, the mask of its tokens hidden or not.
         arguments: Of `generate`; what they leave open is the model's own generation config, or else the default of the
             pipeline.
     """
-    inputs = dict(model_inputs)
-    if TEXT_MASK in inputs:
-        inputs["attention_mask"] = inputs.pop(TEXT_MASK)
+    inputs = restore_mask(model_inputs)
     if "generation_config" not in arguments:
         arguments = {**pipe._generate_kwargs, **arguments}
     others = dict(arguments)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.lengths import generation_settings
 from ray_pipelines.engine.pipelines._generated import ends_look_like_padding, have_same_logits
 
@@ -62,13 +62,13 @@ class PromptSteps(Pipeline):  # type: ignore[misc]
         Returns:
             Also `prompt_length`, int64[1], which is 0 where a prompt without tokens had to be begun, and `num_media`,
             the length along axis 0 of each tensor that does not go with the tokens: images, their patches, recordings.
-            `attention_mask` has another name where the prompt must not be padded.
+            The `attention_mask` is hidden where the prompt must not be padded.
         """
         # Labels are for training; PaliGemma's processor makes them all the same.
         inputs = {name: value for name, value in encoded.items() if name != "labels"}
         ids = inputs["input_ids"]
-        if "attention_mask" in inputs and not self._may_pad():
-            inputs[UNPADDED_MASK] = inputs.pop("attention_mask")
+        if not self._may_pad():
+            inputs = hide_mask(inputs)
         others = (name for name, value in inputs.items() if isinstance(value, torch.Tensor) and not _fits(value, ids))
         num_media = {name: len(inputs[name]) for name in others}
         return {**inputs, "prompt_length": torch.tensor([ids.shape[1]]), "num_media": num_media}
@@ -158,9 +158,7 @@ def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> 
         else:
             own = torch.split(value, [media[name] for media in num_media])
             selected[name] = torch.cat([own[row] for row in rows])
-    if UNPADDED_MASK in selected:
-        selected["attention_mask"] = selected.pop(UNPADDED_MASK)
-    return selected
+    return restore_mask(selected)
 
 
 def _fits(value: torch.Tensor, ids: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig, Pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.pipelines._generated import have_same_logits
 from ray_pipelines.errors import InvalidInput
 
@@ -104,9 +104,7 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         texts = self.prefix + inputs if isinstance(inputs, str) else [self.prefix + text for text in inputs]
         encoded = self.tokenizer(texts, padding=isinstance(inputs, list), truncation=truncation, return_tensors="pt")
         encoded.pop("token_type_ids", None)
-        if self._pads is False and "attention_mask" in encoded:
-            encoded[UNPADDED_MASK] = encoded.pop("attention_mask")
-        return encoded
+        return hide_mask(encoded) if self._pads is False else encoded
 
     def _prepare_generate_kwargs(self, generate_kwargs: dict[str, Any], **overrides: Any) -> dict[str, Any]:
         if "generation_config" in generate_kwargs:
@@ -124,7 +122,7 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         """Token ids of the outputs, `int64[batch, sequences, length]`, shorter ones padded."""
         arguments = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         arguments.setdefault("tokenizer", self.tokenizer)
-        inputs = {"attention_mask" if name == UNPADDED_MASK else name: value for name, value in model_inputs.items()}
+        inputs = restore_mask(model_inputs)
         first_tokens = inputs.pop("forced_bos_token_id", None)
         size = len(inputs["input_ids"])
         outputs: list[Any] = [None] * size

@@ -11,7 +11,7 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
-from ray_pipelines.engine.batching import UNPADDED_MASK
+from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
 from ray_pipelines.errors import InvalidInput
 
@@ -69,10 +69,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
                 num_samples = chunk["input_values"].shape[-1]
                 if self._num_frames(torch.tensor([num_samples]))[0] < 1:
                     raise InvalidInput(f"audio: {num_samples:,} samples are too short for this model.")
-            if not self.can_pad and "attention_mask" in chunk:
-                # The executor pads only what has an `attention_mask`.
-                chunk[UNPADDED_MASK] = chunk.pop("attention_mask")
-            yield chunk
+            yield chunk if self.can_pad else hide_mask(chunk)
 
     def _forward(
         self,
@@ -82,7 +79,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         **generate_kwargs: Any,
     ) -> dict[str, Any]:
         """The outputs of one chunk, or of a batch: then a list under each key, one value per chunk."""
-        inputs = {"attention_mask" if name == UNPADDED_MASK else name: value for name, value in model_inputs.items()}
+        inputs = restore_mask(model_inputs)
         rows = _rows(inputs)
         if self.type in CTC:
             outputs = self._recognize_frames(inputs, rows)

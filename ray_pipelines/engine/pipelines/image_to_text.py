@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from ray_pipelines.engine.batching import hide_mask
 from ray_pipelines.engine.pipelines import register_task
 from ray_pipelines.engine.pipelines._images import (
-    TEXT_MASK,
     generate,
     generation_arguments,
     image_inputs,
@@ -88,7 +88,8 @@ class ImageToTextPipeline(Pipeline):  # type: ignore[misc]
         if kind == "git":
             ids = [self.tokenizer.cls_token_id, *self.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
             tokens = torch.tensor([ids])
-            return {**image_inputs(self, image), "input_ids": tokens, TEXT_MASK: torch.ones_like(tokens)}
+            text = hide_mask({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+            return {**image_inputs(self, image), **text}
         return {**image_inputs(self, image), **tokenize(self, prompt)}
 
     def _check_prompt(self, prompt: Any) -> None:
