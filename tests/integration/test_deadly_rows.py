@@ -73,3 +73,31 @@ def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: s
     good = [n for n in range(40) if n not in deadly]
     expected = rp.pipeline("text-classification", model=folder).run([texts[n] for n in good])
     assert_close([rows[n]["prediction"] for n in good], expected)
+
+
+def test_a_row_that_is_deadly_to_one_of_several_tasks_is_a_dead_letter_of_all(model: Model) -> None:
+    import ray
+
+    deadly = {8: ("sleep", "preprocess", "RowTimeout"), 21: ("kill", "forward", "WorkerKilled")}
+    texts = [f"row {n}" for n in range(30)]
+    batch = {"window_rows": 15, "max_size": 1}
+    plain = {
+        "vector": rp.pipeline("feature-extraction", model=model("bert-features"), pooling="mean", batch=batch),
+        "sentiment": rp.pipeline("text-classification", model=model("bert-classifier"), batch=batch),
+    }
+    doomed = rp.pipeline(
+        "text-classification", model=model("bert-classifier"), pipeline_class=DeadlyPipeline, batch=batch
+    )
+    both = rp.pipelines({**plain, "sentiment": doomed}, {"num_cpus": 1, "concurrency": 1, "timeout_s": 2})
+    # What a fate is written behind is a text like any other to the task beside it.
+    fates = [text + (f"|{deadly[n][0]}" if n in deadly else "") for n, text in enumerate(texts)]
+    rows = sorted(
+        both(ray.data.from_arrow(pa.table({"n": range(30), "text": fates}))).take_all(), key=lambda row: row["n"]
+    )
+    assert [row["n"] for row in rows] == list(range(30))
+    errors = {row["n"]: (row["error"]["stage"], row["error"]["type"]) for row in rows if row["error"]}
+    assert errors == {n: (stage, kind) for n, (_, stage, kind) in deadly.items()}
+    assert all(rows[n]["vector"] is None and rows[n]["sentiment"] is None for n in deadly)
+    good = [n for n in range(30) if n not in deadly]
+    for name, spec in plain.items():
+        assert_close([rows[n][name] for n in good], spec.run([texts[n] for n in good]))
