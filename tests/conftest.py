@@ -12,6 +12,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Ray's workers would give way to every other process (nice 15): to the tests of the other process, for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_PIPELINES_CACHE", tempfile.mkdtemp(prefix="ray-pipelines-cache-"))
 if not any("gpu" in argument for argument in sys.argv):
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
