@@ -47,10 +47,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("stages", CASES)
-def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: str, model: Model) -> None:
+def rows_of(spec: Any, texts: list[str], deadly: Mapping[int, tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """The rows of a dataset in their order, some of which have a fate."""
     import ray
 
+    fates = [text + (f"|{deadly[n][0]}" if n in deadly else "") for n, text in enumerate(texts)]
+    table = pa.table({"n": range(len(texts)), "text": fates})
+    return sorted(spec(ray.data.from_arrow(table)).take_all(), key=lambda row: row["n"])
+
+
+@pytest.mark.parametrize("stages", CASES)
+def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: str, model: Model) -> None:
     deadly = CASES[stages]
     texts = [f"row {n}" for n in range(40)]
     folder = model("bert-classifier")
@@ -63,10 +70,7 @@ def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: s
         timeout_s=1,
         batch={"window_rows": 20, "max_size": 1},
     )
-    fates = [text + (f"|{deadly[n][0]}" if n in deadly else "") for n, text in enumerate(texts)]
-    rows = sorted(
-        spec(ray.data.from_arrow(pa.table({"n": range(40), "text": fates}))).take_all(), key=lambda row: row["n"]
-    )
+    rows = rows_of(spec, texts, deadly)
     assert [row["n"] for row in rows] == list(range(40))
     errors = {row["n"]: (row["error"]["stage"], row["error"]["type"]) for row in rows if row["error"]}
     assert errors == {n: (stage, kind) for n, (_, stage, kind) in deadly.items()}
@@ -76,8 +80,6 @@ def test_deadly_rows_are_dead_letters_and_all_others_get_their_results(stages: s
 
 
 def test_a_row_that_is_deadly_to_one_of_several_tasks_is_a_dead_letter_of_all(model: Model) -> None:
-    import ray
-
     deadly = {8: ("sleep", "preprocess", "RowTimeout"), 21: ("kill", "forward", "WorkerKilled")}
     texts = [f"row {n}" for n in range(30)]
     batch = {"window_rows": 15, "max_size": 1}
@@ -89,11 +91,8 @@ def test_a_row_that_is_deadly_to_one_of_several_tasks_is_a_dead_letter_of_all(mo
         "text-classification", model=model("bert-classifier"), pipeline_class=DeadlyPipeline, batch=batch
     )
     both = rp.pipelines({**plain, "sentiment": doomed}, {"num_cpus": 1, "concurrency": 1, "timeout_s": 2})
-    # What a fate is written behind is a text like any other to the task beside it.
-    fates = [text + (f"|{deadly[n][0]}" if n in deadly else "") for n, text in enumerate(texts)]
-    rows = sorted(
-        both(ray.data.from_arrow(pa.table({"n": range(30), "text": fates}))).take_all(), key=lambda row: row["n"]
-    )
+    # To the task beside it, a text with its fate is a text like any other.
+    rows = rows_of(both, texts, deadly)
     assert [row["n"] for row in rows] == list(range(30))
     errors = {row["n"]: (row["error"]["stage"], row["error"]["type"]) for row in rows if row["error"]}
     assert errors == {n: (stage, kind) for n, (_, stage, kind) in deadly.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils.chat_template_utils import Chat
 
-from ray_pipelines.engine.pipelines._generated import end_tokens
+from ray_pipelines.engine.pipelines._generated import end_tokens, length_before
 from ray_pipelines.engine.pipelines._prompts import PromptSteps, of_rows
 from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
 
@@ -108,8 +108,6 @@ def _cut(sequences: torch.Tensor, pad: int | None, ends: Set[int]) -> torch.Tens
 
 
 def _length_without_padding(tokens: Sequence[int], pad: int | None, ends: Set[int]) -> int:
-    length = len(tokens)
-    while length and tokens[length - 1] == pad:
-        length -= 1
+    length = length_before(pad, tokens)
     is_end_padding = pad in ends and length < len(tokens)
     return length + is_end_padding

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ray_pipelines.engine.closeness import are_close
 
-__all__ = ["end_tokens", "ends_look_like_padding", "have_same_logits", "own_length"]
+__all__ = ["end_tokens", "ends_look_like_padding", "have_same_logits", "length_before", "own_length"]
 
 SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id")
 
@@ -77,6 +77,15 @@ def own_length(tokens: Sequence[int], end_tokens: Set[int], pad: int | None) -> 
     for index, token in enumerate(tokens):
         if token in end_tokens:
             return index + 1
+    return length_before(pad, tokens)
+
+
+def length_before(pad: int | None, tokens: Sequence[int]) -> int:
+    """How many tokens come before those at the end that are all padding.
+
+    >>> length_before(0, [0, 5, 0, 6, 0, 0])
+    4
+    """
     length = len(tokens)
     while length and tokens[length - 1] == pad:
         length -= 1

@@ -92,8 +92,10 @@ class PromptSteps(Pipeline):  # type: ignore[misc]
             width = max(lengths[row] for row in rows)
             made = generate(of_rows(prompts, rows, width))
             for row, own in zip(rows, torch.split(made, 1), strict=True):
-                has_prompt = own.shape[-1] >= width and bool((own[..., :width] == ids[row, -width:]).all())
-                found[row] = own[..., width - lengths[row] :] if has_prompt else own
+                padding = width - lengths[row]
+                is_padded = padding > 0 and own.shape[-1] >= width
+                has_prompt = is_padded and bool((own[..., :width] == ids[row, -width:]).all())
+                found[row] = own[..., padding:] if has_prompt else own
         return found, [ids[row : row + 1, ids.shape[1] - length :] for row, length in enumerate(own_lengths)]
 
     @functools.cached_property
@@ -137,7 +139,7 @@ def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> 
 
     Args:
         prompts: Of `PromptSteps.prompt`, one or a batch of them.
-        rows: Which of them.
+        rows: Which of them, in order.
         width: How many of their last tokens; 0 for all.
 
     >>> batch = {"input_ids": torch.tensor([[0, 5], [6, 7]]), "pixels": torch.arange(3)[:, None]}
@@ -146,11 +148,13 @@ def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> 
     {'input_ids': [[6, 7]], 'pixels': [[1], [2]]}
     """
     ids, num_media = prompts["input_ids"], prompts["num_media"]
+    prompts = {name: value for name, value in prompts.items() if name not in ("prompt_length", "num_media")}
+    if len(rows) == len(ids) and width in (0, ids.shape[1]):
+        # All of them: images are not copied.
+        return restore_mask(prompts)
     num_media = num_media if isinstance(num_media, list) else [num_media]
     selected: dict[str, Any] = {}
     for name, value in prompts.items():
-        if name in ("prompt_length", "num_media"):
-            continue
         if not isinstance(value, torch.Tensor):
             selected[name] = [value[row] for row in rows] if len(num_media) > 1 else value
         elif _fits(value, ids):

@@ -142,7 +142,8 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
         first = [None] * size if first_tokens is None else first_tokens[:, 0].tolist()
         of_model = self.model.generation_config
         alone = any(arguments.get(k, getattr(of_model, k, None)) not in idle for k, idle in READ_THE_INPUT.items())
-        lengths = inputs["attention_mask"].sum(1).tolist() if "attention_mask" in inputs else [None] * size
+        is_known = self._pads or "attention_mask" not in inputs
+        lengths = [None] * size if is_known else inputs["attention_mask"].sum(1).tolist()
         if self._pads is None and len(set(lengths)) > 1:
             shortest = lengths.index(min(lengths))
             padded = {name: value[[shortest]] for name, value in inputs.items()}
@@ -186,6 +187,9 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
 
 def _of_rows(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> dict[str, torch.Tensor]:
     """The model inputs of some rows of a batch, without the places where all of them are padded."""
+    if len(rows) == len(inputs["input_ids"]) > 1:
+        # One of them is as long as the batch.
+        return dict(inputs)
     part = {name: value[rows] for name, value in inputs.items()}
     if "attention_mask" not in part:
         return part
