@@ -192,10 +192,10 @@ class PipelinesSpec:
 
     def columns_of_item(self, item: Any) -> dict[str, Any]:
         """An item, as `run` takes it, as a row whose columns are Python objects."""
-        firsts = [spec.task.inputs[0].name for spec in self.specs.values()]
-        if isinstance(item, dict) and any(first in item for first in firsts):
+        tasks = [spec.task for spec in self.specs.values()]
+        if isinstance(item, dict) and any(task.inputs[0].name in item for task in tasks):
             return item
-        return dict.fromkeys(firsts, item)
+        return {name: value for task in tasks for name, value in task.fields_of(item).items()}
 
     def plan(self, nodes: Sequence[Node], num_rows: int | None = None) -> WorkerPlan:
         """What the workers get on these nodes for so many rows (None: unknown).

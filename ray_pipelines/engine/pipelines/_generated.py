@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from ray_pipelines.engine.closeness import are_close
 
-__all__ = ["end_tokens", "ends_look_like_padding", "have_same_logits", "length_before", "own_length"]
+if TYPE_CHECKING:
+    from transformers import Pipeline
+else:
+    Pipeline = object
+
+__all__ = ["KnowsPadding", "end_tokens", "ends_look_like_padding", "have_same_logits", "length_before", "own_length"]
 
 SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id")
+
+
+class KnowsPadding(Pipeline):  # type: ignore[misc]
+    """A pipeline that learns whether padding changes what its model generates, once for all of its parameters."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Copies with other parameters share it.
+        self._learned: dict[str, bool] = {}
+
+    @property
+    def _pads(self) -> bool | None:
+        """Whether rows of unequal length may be padded; None until one batch was looked at."""
+        return self._learned.get("pads")
+
+    @_pads.setter
+    def _pads(self, value: bool) -> None:
+        self._learned["pads"] = value
 
 
 def have_same_logits(model: PreTrainedModel, one: Mapping[str, Any], other: Mapping[str, Any], pad: int | None) -> bool:

@@ -14,18 +14,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.lengths import generation_settings
-from ray_pipelines.engine.pipelines._generated import ends_look_like_padding, have_same_logits
-
-if TYPE_CHECKING:
-    from transformers import Pipeline
-else:
-    Pipeline = object
+from ray_pipelines.engine.pipelines._generated import KnowsPadding, ends_look_like_padding, have_same_logits
 
 __all__ = ["PromptSteps", "of_rows"]
 
@@ -42,10 +37,8 @@ TEXTS = ("text", "prompt_text")
 """What goes with a prompt for its records only."""
 
 
-class PromptSteps(Pipeline):  # type: ignore[misc]
+class PromptSteps(KnowsPadding):
     """What pipelines that go on from prompts have in common."""
-
-    _pads: bool | None = None
 
     @property
     def can_batch(self) -> bool:

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from ray_pipelines.engine.batching import hide_mask, restore_mask
-from ray_pipelines.engine.pipelines._generated import have_same_logits
+from ray_pipelines.engine.pipelines._generated import KnowsPadding, have_same_logits
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["Seq2SeqPipeline"]
@@ -35,7 +35,7 @@ READ_THE_INPUT = {"encoder_repetition_penalty": (None, 1.0), "encoder_no_repeat_
 """Parameters of `generate` that look at the input's tokens without a mask, with the values that do nothing."""
 
 
-class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untyped here
+class Seq2SeqPipeline(KnowsPadding, Pipeline):  # type: ignore[misc]  # transformers is untyped here
     """Generates texts from texts with an encoder-decoder model.
 
     Where neither the user nor the model says otherwise, by beam search with 4 beams, up to 256 tokens.
@@ -49,7 +49,6 @@ class Seq2SeqPipeline(Pipeline):  # type: ignore[misc]  # transformers is untype
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
 
     return_name = "generated"
-    _pads: bool | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

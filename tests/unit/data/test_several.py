@@ -122,6 +122,17 @@ def test_each_task_takes_its_own_of_a_dictionary(model: Model) -> None:
     )
 
 
+def test_a_pair_is_the_inputs_of_tasks_that_take_pairs(model: Model) -> None:
+    matches = rp.pipeline("keypoint-matching", model=model("superglue"))
+    both = rp.pipelines(
+        {"all": matches, "best": rp.pipeline("keypoint-matching", model=model("superglue"), threshold=0.5)}
+    )
+    pair = [image(size=(40, 30), seed=1), image(size=(40, 30), seed=2)]
+    (found,) = both.run([pair])
+    assert isinstance(found, dict)
+    assert_close(found["all"], matches.run([pair])[0])
+
+
 @pytest.mark.parametrize(
     ("workers", "expected"),
     [

@@ -13,6 +13,7 @@ import transformers
 
 import ray_pipelines as rp
 from ray_pipelines.arrow import results_to_arrow
+from ray_pipelines.tasks import validate_parameters
 
 Model = Callable[[str], str]
 TASK = "text-generation"
@@ -56,6 +57,8 @@ def test_prompts_of_unequal_length_share_a_forward_where_padding_changes_nothing
     runner = spec._runner()
     pads = runner.steps.pipe._pads
     assert (pads is True and runner.counters.num_forwards == 1) == batched
+    others = runner.with_parameters(validate_parameters(spec.task, {"max_new_tokens": 2}))
+    assert others.steps.pipe._pads is pads, "it is the model's, and not learned again for other parameters"
 
 
 def test_a_repetition_penalty_sees_no_padding_and_lets_prompts_share_a_forward(model: Model, tmp_path: Path) -> None:
