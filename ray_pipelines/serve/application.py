@@ -206,15 +206,7 @@ def _bind(serving: Serving) -> Application:
     workers = serving.workers
     scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if isinstance(options.replicas, tuple):
-        least, most = _bounds(options)
-        policy = AutoscalingPolicy(
-            policy_function=OnlineLoad,
-            policy_kwargs={
-                "requests_per_replica": options.requests_per_replica,
-                "scale_on_batch": options.scale_on_batch,
-            },
-        )
-        scaling = {"autoscaling_config": AutoscalingConfig(min_replicas=least, max_replicas=most, policy=policy)}
+        scaling = {"autoscaling_config": _autoscaling(options)}
     deployment = serve.deployment(
         PipelineReplica,
         name=DEPLOYMENT,
@@ -230,6 +222,25 @@ def _bind(serving: Serving) -> Application:
         **scaling,
     )
     return deployment.bind(serving, pinned)
+
+
+def _autoscaling(options: ServeConfig) -> AutoscalingConfig:
+    """Replicas by what they report, which is looked at often enough for the shorter of the delays."""
+    least, most = _bounds(options)
+    policy = AutoscalingPolicy(
+        policy_function=OnlineLoad,
+        policy_kwargs={"requests_per_replica": options.requests_per_replica, "scale_on_batch": options.scale_on_batch},
+    )
+    delay_s = min(options.upscale_delay_s, options.downscale_delay_s)
+    return AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        policy=policy,
+        upscale_delay_s=options.upscale_delay_s,
+        downscale_delay_s=options.downscale_delay_s,
+        look_back_period_s=min(30.0, delay_s),
+        metrics_interval_s=min(10.0, delay_s / 2),
+    )
 
 
 def _num_cpus(serving: Serving) -> float:

@@ -59,6 +59,12 @@ class ServeConfig(_Config):
         8, gt=0, description="Online requests at work in each replica that autoscaling aims for."
     )
     scale_on_batch: bool = Field(False, description="Rows of batch jobs that wait also call for replicas.")
+    upscale_delay_s: float = Field(
+        30, ge=1, description="Seconds for which more replicas must have been needed before one is added."
+    )
+    downscale_delay_s: float = Field(
+        600, ge=1, description="Seconds for which fewer replicas must have been enough before one is taken away."
+    )
     limits: ClientLimits = Field(default_factory=ClientLimits, description="What one request may ask for.")
     max_queue_s: float = Field(
         10, gt=0, description="Estimated seconds of work in the queue beyond which requests get 429 and Retry-After."
