@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from transformers import GenerationConfig, Pipeline
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import ModelOutput
 
@@ -84,11 +84,16 @@ class Steps:
         self._finishing_is_checked = False
 
     def with_parameters(self, parameters: Any, seed: int | None = None) -> Steps:
-        """The same pipeline with other parameters of the task, as a call of it with these arguments would run."""
+        """The same pipeline with other parameters of the task, as one would run that is made with them."""
         pipe = copy.copy(self.pipe)
         for name in [name for name in pipe.__dict__ if isinstance(getattr(type(pipe), name, None), cached_property)]:
             del pipe.__dict__[name]
-        own = pipe._sanitize_parameters(**self.task.pipeline_parameters(parameters))
+        arguments = self.task.pipeline_parameters(parameters)
+        if hasattr(pipe, "_generate_kwargs"):
+            # As when a pipeline is made: in a call, some of them hand arguments of `generate` to their processor.
+            names = vars(GenerationConfig()).keys() - {*pipe._non_generation_params} & arguments.keys()
+            pipe._generate_kwargs = {**pipe._generate_kwargs, **{name: arguments.pop(name) for name in names}}
+        own = pipe._sanitize_parameters(**arguments)
         merged = [{**of_pipeline, **of_call} for of_pipeline, of_call in zip(_step_parameters(pipe), own, strict=True)]
         pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params = merged
         steps = copy.copy(self)

@@ -67,6 +67,14 @@ def test_order_of_rows_changes_nothing(case: Case, model: Model) -> None:
 
 
 @each_case
+def test_parameters_that_come_later_give_what_those_give_that_it_is_loaded_with(case: Case, model: Model) -> None:
+    loaded = rp.pipeline(case.task, model=model(case.model), device="cpu")._runner()
+    later = loaded.with_parameters(tasks.validate_parameters(tasks.get(case.task), case.parameters))
+    results = list(later.run(later.steps.item_of_input(item) for item in case.items()))
+    assert_close(results, spec_of(case, model).run(case.items()), case.tolerance)
+
+
+@each_case
 def test_one_bad_item_fails_alone(case: Case, model: Model) -> None:
     items = case.items()
     spec = spec_of(case, model)

@@ -14,6 +14,7 @@ import transformers
 import ray_pipelines as rp
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.media.chat import load_chat
+from ray_pipelines.tasks import get, validate_parameters
 from tests.cases.media import image, png, sound
 from tests.cases.multimodal import SHORT, _message
 
@@ -103,6 +104,24 @@ def test_a_row_that_cannot_be_read_fails_alone(model: Model, row: Any, message: 
 def test_parameters_that_cannot_work_are_refused(task: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(rp.ConfigError, match=message):
         rp.pipeline(task, "org/model", **parameters)
+
+
+@each_task
+@pytest.mark.parametrize(
+    "parameters", [{"num_beams": 4}, {"repetition_penalty": 5.0}, {"num_beams": 2, "num_return_sequences": 2}]
+)
+def test_arguments_of_generate_reach_it_when_they_come_later(
+    task: str, parameters: dict[str, Any], model: Model
+) -> None:
+    item = {"text": "<image>What is this?", "images": image()}
+    loaded = rp.pipeline(task, model("llava"), device="cpu")._runner()
+    later = loaded.with_parameters(
+        validate_parameters(get(task), {"max_new_tokens": 8, "do_sample": False, **parameters})
+    )
+    (result,) = later.run([later.steps.item_of_input(item)])
+    spec = rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False, **parameters)
+    assert [result] == spec.run([item], on_error="raise")
+    assert result != rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False).run([item])[0]
 
 
 def _llava_rows() -> list[Any]:
