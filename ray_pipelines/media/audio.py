@@ -40,6 +40,8 @@ def load_audio(value: Any, limits: MediaLimits, sampling_rate: int | None) -> An
     """
     rate = sampling_rate
     if isinstance(value, dict) and (value.get("array") is not None or value.get("raw") is not None):
+        if value.get("stride") is not None:
+            raise InvalidInput("audio: has a stride, which is not taken; chunk_length_s and stride_length_s cut it.")
         rate = _rate(value.get("sampling_rate"), sampling_rate)
         value = value["array"] if value.get("array") is not None else value["raw"]
     elif not isinstance(value, list | tuple | np.ndarray) and not hasattr(value, "numpy"):

@@ -15,17 +15,24 @@ from ray_pipelines.tasks import names
 
 __all__ = ["modern_parameters"]
 
-_Translation = Callable[[Any], dict[str, Any]]
+_Translation = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+"""Takes the value, and all of the parameters."""
+
+
+def _strategy(grouped: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Of token-classification, which reads its two old names together."""
+    return {"aggregation_strategy": ("first" if parameters.get("ignore_subwords") else "simple") if grouped else "none"}
+
 
 OLD_NAMES: dict[str, dict[str, _Translation]] = {
-    "text-classification": {"return_all_scores": lambda value: {"top_k": None if value else 1}},
+    "text-classification": {"return_all_scores": lambda value, _: {"top_k": None if value else 1}},
     "token-classification": {
-        "grouped_entities": lambda value: {"aggregation_strategy": "simple" if value else "none"},
-        "ignore_subwords": lambda value: {"aggregation_strategy": "first"} if value else {},
+        "grouped_entities": _strategy,
+        "ignore_subwords": lambda _, parameters: _strategy(parameters.get("grouped_entities"), parameters),
     },
-    "zero-shot-classification": {"multi_class": lambda value: {"multi_label": value}},
-    "question-answering": {"topk": lambda value: {"top_k": value}},
-    "mask-generation": {"output_rle_masks": lambda value: {"output_rle_mask": value}},
+    "zero-shot-classification": {"multi_class": lambda value, _: {"multi_label": value}},
+    "question-answering": {"topk": lambda value, _: {"top_k": value}},
+    "mask-generation": {"output_rle_masks": lambda value, _: {"output_rle_mask": value}},
 }
 
 REPLIES = {
@@ -68,7 +75,7 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
         if translate is None:
             modern[name] = value
             continue
-        translated = translate(value)
+        translated = _agreed(parameters, name, translate(value, parameters))
         now = ", ".join(f"{key}={new!r}" for key, new in translated.items()) or "nothing"
         warnings.warn(f"parameters.{name} is an old name; taken as {now}.", FutureWarning, stacklevel=3)
         modern |= translated

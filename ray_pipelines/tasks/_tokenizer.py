@@ -83,7 +83,12 @@ def preprocess_texts(pipe: Any, items: Sequence[Any], arguments: Mapping[str, An
     """
     made: list[Any] = [None] * len(items)
     texts = [index for index, item in enumerate(items) if isinstance(item, str)]
-    pairs = [index for index, item in enumerate(items) if isinstance(item, dict) and set(item) == {"text", "text_pair"}]
+    # An empty second text is none to a tokenizer that is given one pair, and one to a tokenizer that is given many.
+    pairs = [
+        index
+        for index, item in enumerate(items)
+        if isinstance(item, dict) and set(item) == {"text", "text_pair"} and item["text_pair"]
+    ]
     if texts:
         chunks = tokenize_many(pipe.tokenizer, [items[index] for index in texts], **arguments)
         for index, chunk in zip(texts, chunks, strict=True):

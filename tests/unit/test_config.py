@@ -156,6 +156,19 @@ def test_old_parameter_names_are_taken_with_a_warning() -> None:
         rp.pipeline("ner", model="org/model", num_workers=8)
 
 
+@pytest.mark.filterwarnings("ignore:parameters.* is an old name:FutureWarning")
+def test_old_names_that_belong_together_are_read_together() -> None:
+    def strategy(**old: bool) -> Any:
+        return rp.pipeline("ner", model="org/model", **old).parameters["aggregation_strategy"]
+
+    assert strategy(grouped_entities=True, ignore_subwords=True) == "first"
+    assert strategy(ignore_subwords=True, grouped_entities=True) == "first"
+    assert strategy(grouped_entities=True, ignore_subwords=False) == "simple"
+    assert strategy(ignore_subwords=True) == strategy(ignore_subwords=True, grouped_entities=False) == "none"
+    with pytest.raises(rp.ConfigError, match="grouped_entities: means aggregation_strategy=simple, which is given as"):
+        rp.pipeline("ner", model="org/model", grouped_entities=True, aggregation_strategy="max")
+
+
 def test_groupby_is_refused_by_name() -> None:
     with pytest.raises(
         rp.ConfigError, match=re.escape("workers.chunking: expected auto; got groupby. text-classification makes")

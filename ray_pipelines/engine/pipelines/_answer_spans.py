@@ -72,7 +72,7 @@ def best_spans(
 
     Returns:
         First and last token, `int64[batch, spans]`, and the score, `float32[batch, spans]`: -1 where a chunk has no
-        more spans. Of equal scores the earlier tokens come first.
+        more spans, whose tokens say nothing. Of equal scores the earlier tokens come first.
     """
     size, num_tokens = start.shape
     length = min(max_length, num_tokens)
@@ -83,7 +83,7 @@ def best_spans(
     scores, order = scores.sort(dim=-1, descending=True, stable=True)
     scores, order = scores[:, :num_spans], order[:, :num_spans]
     first = order // length
-    return first, first + order % length, scores
+    return first, (first + order % length).clamp(max=num_tokens - 1), scores
 
 
 def characters(

@@ -116,10 +116,10 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
         # LayoutLMv3 puts the patches of the picture behind the tokens.
         num_tokens = inputs["input_ids"].shape[1]
         logits = [outputs[name][:, :num_tokens].float() for name in ("start_logits", "end_logits")]
-        can_answer = model_inputs["p_mask"] == 0
-        if inputs.get("attention_mask") is not None:
-            can_answer &= inputs["attention_mask"] == 1
-        spans, null_scores = _best_spans(logits, can_answer, model_inputs["word_ids"], top_k, max_answer_len)
+        mask = inputs.get("attention_mask")
+        is_own = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask == 1
+        can_answer = is_own & (model_inputs["p_mask"] == 0)
+        spans, null_scores = _best_spans(logits, can_answer, is_own, model_inputs["word_ids"], top_k, max_answer_len)
         is_batch = isinstance(model_inputs["is_last"], list)
         confidence = [values.masked_fill(~can_answer, MASKED).amax(dim=-1) for values in logits]
         return {
@@ -158,12 +158,18 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
 
 
 def _best_spans(
-    logits: Sequence[torch.Tensor], can_answer: torch.Tensor, word_ids: torch.Tensor, top_k: int, max_length: int
+    logits: Sequence[torch.Tensor],
+    can_answer: torch.Tensor,
+    is_own: torch.Tensor,
+    word_ids: torch.Tensor,
+    top_k: int,
+    max_length: int,
 ) -> tuple[list[list[list[Any]]], torch.Tensor]:
     """The best `[score, first word, last word]` of each chunk, and the score of there being no answer.
 
     The first token takes part in the softmax; its share stands for no answer. Where a chunk has fewer spans than are
-    asked for, transformers' own list is taken, which goes on with spans of no score.
+    asked for, transformers' own list of its tokens without padding (`is_own`) is taken, which goes on with spans of no
+    score.
     """
     start, end = (values.masked_fill(~can_answer, MASKED).softmax(dim=-1) for values in logits)
     null_scores = start[:, 0] * end[:, 0]
@@ -175,19 +181,21 @@ def _best_spans(
     for index, enough in enumerate(is_enough.tolist()):
         found: Any = first[index].tolist(), last[index].tolist(), scores[index].tolist()
         if not enough:
-            found = _listed(start[index], end[index], can_answer[index], top_k, max_length)
+            own = is_own[index].nonzero()[:, 0]
+            found = _listed(own, start[index, own], end[index, own], can_answer[index, own], top_k, max_length)
         words = word_ids[index].tolist()
         named = ([score, words[begin], words[stop]] for begin, stop, score in zip(*found, strict=True))
         spans.append([span for span in named if NO_WORD not in span[1:]])
     return spans, null_scores
 
 
-def _listed(start: torch.Tensor, end: torch.Tensor, can_answer: torch.Tensor, top_k: int, max_length: int) -> Any:
-    """First and last tokens and scores of a chunk's spans as transformers lists them."""
-    found = decode_spans(
-        *(values.cpu().numpy() for values in (start, end)), top_k, max_length, can_answer.cpu().numpy()
-    )
-    return tuple(values.tolist() for values in found)
+def _listed(
+    tokens: torch.Tensor, start: torch.Tensor, end: torch.Tensor, can_answer: torch.Tensor, top_k: int, max_length: int
+) -> Any:
+    """First and last tokens and scores of the spans of these tokens of a chunk as transformers lists them."""
+    places, *values = (values.cpu().numpy() for values in (tokens, start, end, can_answer))
+    first, last, scores = decode_spans(*values[:2], top_k, max_length, values[2])
+    return places[first].tolist(), places[last].tolist(), scores.tolist()
 
 
 def read_words(image: Any, language: str | None, config: str) -> list[tuple[str, list[int]]]:

@@ -62,6 +62,12 @@ def test_natural_texts_take_the_fast_path(model: Model) -> None:
     assert steps.num_truncated == 1
 
 
+def test_an_empty_second_text_is_none_whatever_its_place(model: Model) -> None:
+    items = [{"text": "a b", "text_pair": "c"}, {"text": "a b", "text_pair": ""}, {"text": "a b", "text_pair": " "}]
+    spec = rp.pipeline("text-classification", model=model("bert-classifier"))
+    assert_close(spec.run(items), [spec.run([item])[0] for item in items])
+
+
 def test_items_with_arguments_of_their_own_are_grouped_by_them(model: Model) -> None:
     steps = rp.pipeline("text-classification", model=model("bert-classifier"))._runner().steps
     cut = RowCall("a b c d e f", {"truncation": True, "max_length": 4})

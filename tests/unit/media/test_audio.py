@@ -201,6 +201,7 @@ def test_the_callers_dictionary_and_array_are_left_as_they_are(tone: np.ndarray)
         ({"array": [0.0], "sampling_rate": -8000}, "positive sampling_rate"),
         ({"array": [0.0], "sampling_rate": "fast"}, "positive sampling_rate"),
         ({"array": [0.0], "sampling_rate": True}, "positive sampling_rate"),
+        ({"raw": [0.0], "sampling_rate": 8000, "stride": (1, 1)}, "has a stride, which is not taken"),
     ],
     ids=str,
 )

@@ -139,6 +139,15 @@ def test_only_spans_leave_a_chunk_and_words_go_with_the_first(model: Model) -> N
     assert max(outputs[1:]) < 150 and outputs[0] < 150 + size
 
 
+@pytest.mark.parametrize("name", ["layoutlm-docqa", "layoutlmv3-docqa"])
+def test_spans_of_no_score_do_not_depend_on_the_batch(name: str, model: Model) -> None:
+    row = {"question": "name", "word_boxes": [("Paris", [0, 0, 10, 10])]}
+    spec = rp.pipeline(TASK, model(name), device="cpu", top_k=50)
+    reference = transformers.pipeline(TASK, model(name), device="cpu")(row, top_k=50)
+    for found in (spec.run([row])[0], spec.run([row, _row(word_boxes=_page(2, 0))])[0]):
+        assert_close([answer["score"] for answer in found], [answer["score"] for answer in reference])
+
+
 def test_fewer_answers_than_asked_for_are_those_of_transformers(model: Model) -> None:
     row = _row(word_boxes=_page(2, 0))
     reference = transformers.pipeline(TASK, model("layoutlm-docqa"), device="cpu")(row, top_k=60, max_answer_len=2)

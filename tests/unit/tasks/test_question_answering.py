@@ -82,6 +82,19 @@ def test_only_spans_leave_a_chunk_whose_inputs_are_small(model: Model) -> None:
     assert max(outputs[1:]) < 600 and outputs[0] < 600 + size
 
 
+@pytest.mark.parametrize("context", ["b", "Paris", "the company"])
+@pytest.mark.parametrize("top_k", [1, 5, 50])
+def test_a_context_shorter_than_an_answer_may_be_has_the_answers_that_there_are(
+    context: str, top_k: int, model: Model
+) -> None:
+    item = {"question": "What is the name", "context": context}
+    spec = rp.pipeline("question-answering", model=model("bert-qa"), device="cpu", top_k=top_k)
+    (alone,) = spec.run([item], on_error="raise")
+    beside, _ = spec.run([item, {"question": "Who?", "context": CONTEXT_TEXT}], on_error="raise")
+    assert_close(alone, beside)
+    assert all(answer["answer"] for answer in (alone if isinstance(alone, list) else [alone]))
+
+
 def test_max_question_len_cuts_the_question(model: Model) -> None:
     long = "Obama met Obama met Obama met Berlin"
     cut = ask(model("bert-qa"), {"question": long, "context": CONTEXT_TEXT}, max_question_len=3)
