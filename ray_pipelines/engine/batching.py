@@ -18,6 +18,9 @@ from transformers.utils import ModelOutput
 
 __all__ = [
     "HIDDEN_MASK",
+    "MASK",
+    "PADDED_WITH_ONE",
+    "PADDED_WITH_ZERO",
     "Padding",
     "collate",
     "cost",

@@ -335,6 +335,11 @@ class Steps:
     def _checked(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
         """The chunk as a dictionary, after checks whose failure on a GPU would cost the whole process."""
         inputs = dict(chunk)
+        length = _label_length(inputs)
+        if self._max_tokens is not None and length > self._max_tokens:
+            raise RowTooLarge(
+                f"candidate_labels: the longest has {length:,} tokens; the model takes {self._max_tokens:,}."
+            )
         ids = inputs.get("input_ids")
         if isinstance(ids, torch.Tensor) and ids.ndim == 2:
             num_tokens = ids.shape[1]
@@ -352,6 +357,13 @@ class Steps:
                     "tokenizer does not belong to the model."
                 )
         return inputs
+
+
+def _label_length(inputs: Mapping[str, Any]) -> int:
+    """Tokens of each candidate label, as pipelines hand on what they have made of a row's own labels; 0 without."""
+    if isinstance(ids := inputs.get("text_input_ids"), torch.Tensor):
+        return int(ids.shape[-1])
+    return len(inputs["texts"][0][0]) if "texts" in inputs else 0
 
 
 def _step_parameters(pipe: Pipeline) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -265,7 +265,8 @@ def get(name: str) -> Task:
         task = _load(file_name)
         return dataclasses.replace(task, name=name) if file_name in FAMILIES else task
     hint = did_you_mean(name, [*names(), *_aliases()])
-    raise ConfigError(f'task: there is no task "{name}".{hint} Known: {", ".join(names())}.')
+    own = "One of your own needs model.pipeline_class, or model.trust_remote_code if its code comes with the model."
+    raise ConfigError(f'task: there is no task "{name}".{hint} Known: {", ".join(names())}. {own}')
 
 
 class _AnyParameters(BaseModel):

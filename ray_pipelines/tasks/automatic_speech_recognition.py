@@ -77,6 +77,14 @@ class SpeechRecognitionParameters(GenerationParameters):
         bool, pydantic.Field(description="Do not warn that chunks are experimental for models that generate.")
     ] = False
 
+    @pydantic.field_validator("generate_kwargs")
+    @classmethod
+    def _one_language(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in ("language", "task"):
+            if isinstance((value or {}).get(name), list | tuple):
+                raise ValueError(f"{name}: expected one for all recordings; got a list. Run a job for each.")
+        return value
+
     @pydantic.model_validator(mode="after")
     def _chunks_are_longer_than_their_overlap(self) -> SpeechRecognitionParameters:
         stride = self.stride_length_s

@@ -18,7 +18,14 @@ from typing import Any
 
 import torch
 
-from ray_pipelines.engine.batching import hide_mask, restore_mask
+from ray_pipelines.engine.batching import (
+    HIDDEN_MASK,
+    MASK,
+    PADDED_WITH_ONE,
+    PADDED_WITH_ZERO,
+    hide_mask,
+    restore_mask,
+)
 from ray_pipelines.engine.lengths import generation_settings
 from ray_pipelines.engine.pipelines._generated import KnowsPadding, ends_look_like_padding, have_same_logits
 
@@ -33,6 +40,8 @@ SEE_PADDING = {
     "watermarking_config": None,
 }
 """Parameters whose rules see the padding before a prompt, with the values that do nothing."""
+OF_TOKENS = ("input_ids", MASK, HIDDEN_MASK, *PADDED_WITH_ZERO, *PADDED_WITH_ONE)
+"""Model inputs with a value for each token."""
 TEXTS = ("text", "prompt_text")
 """What goes with a prompt for its records only."""
 
@@ -59,12 +68,11 @@ class PromptSteps(KnowsPadding):
         """
         # Labels are for training; PaliGemma's processor makes them all the same.
         inputs = {name: value for name, value in encoded.items() if name != "labels"}
-        ids = inputs["input_ids"]
         if not self._may_pad():
             inputs = hide_mask(inputs)
-        others = (name for name, value in inputs.items() if isinstance(value, torch.Tensor) and not _fits(value, ids))
-        num_media = {name: len(inputs[name]) for name in others}
-        return {**inputs, "prompt_length": torch.tensor([ids.shape[1]]), "num_media": num_media}
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        num_media = {name: len(value) for name, value in tensors.items() if name not in OF_TOKENS}
+        return {**inputs, "prompt_length": torch.tensor([inputs["input_ids"].shape[1]]), "num_media": num_media}
 
     def sequences(
         self, prompts: Mapping[str, Any], generate: Callable[[dict[str, Any]], torch.Tensor]
@@ -150,14 +158,9 @@ def of_rows(prompts: Mapping[str, Any], rows: Sequence[int], width: int = 0) -> 
     for name, value in prompts.items():
         if not isinstance(value, torch.Tensor):
             selected[name] = [value[row] for row in rows] if len(num_media) > 1 else value
-        elif _fits(value, ids):
+        elif name in OF_TOKENS:
             selected[name] = value[rows, -width:]
         else:
             own = torch.split(value, [media[name] for media in num_media])
             selected[name] = torch.cat([own[row] for row in rows])
     return restore_mask(selected)
-
-
-def _fits(value: torch.Tensor, ids: torch.Tensor) -> bool:
-    """Whether a tensor goes with the tokens, one value or vector for each."""
-    return value.shape[:2] == ids.shape

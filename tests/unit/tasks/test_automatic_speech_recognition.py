@@ -243,3 +243,9 @@ def test_what_a_model_cannot_do_is_refused_when_it_loads(
 ) -> None:
     with pytest.raises(rp.ModelLoadError, match=message):
         spec_of(model(name), **parameters).run([np.zeros(4000, dtype=np.float32)])
+
+
+@pytest.mark.parametrize("name", ["language", "task"])
+def test_a_list_that_would_go_by_the_places_of_a_batch_is_refused(name: str) -> None:
+    with pytest.raises(rp.ConfigError, match=f"generate_kwargs: {name}: expected one for all recordings; got a list"):
+        spec_of("org/model", generate_kwargs={name: ["fr", "de"]})

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 import transformers
 
 import ray_pipelines as rp
 from ray_pipelines.config import MediaLimits
+from ray_pipelines.engine.pipelines._prompts import of_rows
 from ray_pipelines.media.chat import load_chat
 from ray_pipelines.tasks import get, validate_parameters
 from tests.cases.media import image, png, sound
@@ -122,6 +124,14 @@ def test_arguments_of_generate_reach_it_when_they_come_later(
     spec = rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False, **parameters)
     assert [result] == spec.run([item], on_error="raise")
     assert result != rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False).run([item])[0]
+
+
+def test_media_that_look_like_tokens_stay_whole() -> None:
+    tokens, media = torch.arange(8).view(2, 4), torch.arange(8).view(2, 4, 1)
+    batch = {"input_ids": tokens, "pixel_values": media, "prompt_length": torch.tensor([2, 4])}
+    selected = of_rows({**batch, "num_media": [{"pixel_values": 1}, {"pixel_values": 1}]}, [0], 2)
+    assert selected["input_ids"].tolist() == [[2, 3]]
+    assert selected["pixel_values"].tolist() == [[[0], [1], [2], [3]]]
 
 
 def _llava_rows() -> list[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import transformers
 
@@ -89,3 +90,13 @@ def test_only_boxes_that_may_pass_leave_the_model(model: Model) -> None:
     steps = rp.pipeline(TASK, model("owlvit"), device="cpu", candidate_labels=LABELS)._runner().steps
     none = {name: some[name][:, :0] for name in ("logits", "pred_boxes")}
     assert steps.postprocess([{**some, **none}]) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(TASK, "owlvit"), (TASK, "grounding-dino"), ("zero-shot-image-classification", "clip")]
+)
+def test_a_label_that_is_too_long_for_the_model_fails_its_row_by_name(task: str, name: str, model: Model) -> None:
+    rows = [{"image": picture((64, 40)), "candidate_labels": labels} for labels in (["cat"], ["word " * 90], ["dog"])]
+    one, failed, other = rp.pipeline(task, model=model(name), device="cpu").run(rows)
+    assert isinstance(failed, rp.RowError) and failed.message.startswith("candidate_labels: the longest has ")
+    assert not isinstance(one, rp.RowError) and not isinstance(other, rp.RowError)
