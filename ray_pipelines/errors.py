@@ -145,7 +145,7 @@ class RowError(RayPipelinesError):
     @classmethod
     def from_exception(cls, stage: Stage, error: BaseException) -> RowError:
         """The dead letter for `error`; the exception itself stays reachable as `__cause__`."""
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in _text_of(error).splitlines() if line.strip()]
         message = " ".join(lines) or type(error).__name__
         if len(message) > MAX_MESSAGE_CHARS:
             message = message[: MAX_MESSAGE_CHARS - 1] + "…"
@@ -182,11 +182,27 @@ def attempt(stage: Stage, function: Callable[[], T]) -> T | RowError:
     """The result of `function()`, or the `RowError` that its failure makes.
 
     This is the one place where any exception is caught: tasks run the code of many models, decoders and tokenizers on
-    data that nobody has looked at, and whatever they raise concerns one row only.
+    data that nobody has looked at, and whatever they raise concerns one row only. So does the exit that a library calls
+    in the middle of a row, but not the one that Ray raises where a signal ends the process.
     """
     try:
         return function()
     except RowError as error:
         return error
+    except SystemExit as error:
+        if hasattr(error, "ray_terminate_msg"):
+            raise
+        return RowError(
+            stage, "SystemExit", f"row: its step calls for the end of the process, sys.exit({error.code!r})."
+        )
     except Exception as error:
         return RowError.from_exception(stage, error)
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says, in characters that can be stored; nothing if it cannot even say that."""
+    try:
+        text = str(error)
+    except Exception:
+        return ""
+    return text.encode(errors="backslashreplace").decode()

@@ -277,12 +277,21 @@ def storage_errors() -> tuple[type[Exception], ...]:
     return (*errors, BotoCoreError, ClientError)
 
 
+def _is_refused_by_name(error: Exception) -> bool:
+    """Whether an S3 client does not even ask, as there can be no such bucket or key."""
+    try:
+        from botocore.exceptions import ParamValidationError
+    except ImportError:
+        return False
+    return isinstance(error, ParamValidationError)
+
+
 def is_outage(error: Exception) -> bool:
     """Whether `error` says that the storage does not answer, or no longer takes the credentials: no file's fault."""
     texts = f"{error!r} {error.__cause__!r}"
     if any(code in texts for code in OUTAGE_CODES):
         return True
-    if isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError):
+    if isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError) or _is_refused_by_name(error):
         return False
     own_errors = storage_errors()[3:]
     return isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, *own_errors))

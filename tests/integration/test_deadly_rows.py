@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ class DeadlyPipeline(transformers.TextClassificationPipeline):
         text, _, fate = inputs.partition("|")
         if fate == "sleep":
             time.sleep(1000)
+        if fate == "exit":
+            sys.exit(1)
         while fate == "loop":
             pass
         inputs = super().preprocess(text, **arguments)
@@ -42,7 +45,7 @@ class DeadlyPipeline(transformers.TextClassificationPipeline):
 
 CASES = {
     "fused": {3: ("sleep", "preprocess", "RowTimeout"), 21: ("loop", "preprocess", "RowTimeout")}
-    | {36: ("kill", "forward", "WorkerKilled")},
+    | {30: ("exit", "preprocess", "SystemExit"), 36: ("kill", "forward", "WorkerKilled")},
     "split": {8: ("sleep", "preprocess", "RowTimeout")},
 }
 

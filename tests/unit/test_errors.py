@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 
 import pytest
 
+from ray_pipelines.arrow import errors_to_arrow
 from ray_pipelines.errors import RowError, attempt
 
 
@@ -42,3 +44,35 @@ def test_reason_stays_and_its_place_in_the_code_can_be_logged(caplog: pytest.Log
     (row,) = failed_rows(1)
     assert isinstance(row.__cause__, ValueError) and isinstance(row.__cause__.__cause__, KeyError)
     assert "in fails" in caplog.text
+
+
+def test_an_exit_in_the_middle_of_a_row_is_its_failure_and_that_of_the_process_is_not() -> None:
+    row = attempt("forward", lambda: sys.exit(3))
+    assert isinstance(row, RowError) and row.message == "row: its step calls for the end of the process, sys.exit(3)."
+
+    def ended_by_ray() -> None:
+        error = SystemExit(1)
+        error.ray_terminate_msg = "SIGTERM"  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(SystemExit):
+        attempt("forward", ended_by_ray)
+
+
+class Speechless(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(Speechless(), "Speechless"), (ValueError("half of \ud83d"), "half of \\ud83d")]
+)
+def test_whatever_an_exception_says_can_be_stored(error: Exception, message: str) -> None:
+    def fails() -> None:
+        raise error
+
+    row = attempt("decode", fails)
+    assert isinstance(row, RowError) and row.message == message
+    assert errors_to_arrow([row]).to_pylist()[0]["message"] == message

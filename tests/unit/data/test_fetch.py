@@ -69,3 +69,10 @@ def test_structs_lists_and_chats_are_looked_into(web: str) -> None:
     (found,) = fetch([{"image": chat}], "chat")
     assert found["image"][0] == chat[0]
     assert found["image"][1]["content"] == [parts[0], {"type": "image", "url": b"a"}]
+
+
+def test_an_address_that_no_bucket_can_have_is_its_rows_fault_and_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    (found,) = fetch([{"image": "s3://my_bucket!/x.png"}])
+    assert isinstance(found, RowError) and found.type == "MediaError" and "my_bucket!" in found.message
