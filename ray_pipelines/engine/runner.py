@@ -118,11 +118,15 @@ class Runner:
         return self._forwards.max_size
 
     def batch_size(self, cost: int) -> int:
-        """How many chunks of this cost a forward has at best, by what is known so far."""
+        """How many chunks a forward has at best, by what is known so far.
+
+        Args:
+            cost: Of each, with the tokens that it may generate.
+        """
         full_cost = self._forwards.full_cost
         if full_cost is None:
             return min(FIRST_BATCH_SIZE, self.max_size)
-        return max(1, min(self.max_size, full_cost // max(1, cost + self.steps.extra_cost)))
+        return max(1, min(self.max_size, full_cost // max(1, cost)))
 
     def _watched(self, stage: Stage, rows: Sequence[int], step: Callable[[], Any]) -> Any:
         return self.watch.run(stage, rows, step)

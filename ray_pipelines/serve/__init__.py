@@ -14,6 +14,7 @@ in front of it would cost more than the forward of a small encoder.
     scheduler.py  two lanes in front of one device        lanes.py, device.py, slices.py, cpu.py  its parts
     blocks.py     rows of batch jobs between requests     schema.py      the OpenAPI document
     security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
+    stopping.py   what nobody waits for any more
     application.py  on Ray Serve                          metrics.py     for Prometheus
     autoscaling.py  how many replicas
 """

@@ -16,6 +16,7 @@ from ray_pipelines.errors import RowError, attempt
 from ray_pipelines.serve.cpu import Lane
 from ray_pipelines.serve.lanes import Entry, Job, Lanes
 from ray_pipelines.serve.slices import LONGEST_S, SliceSize, smoothed
+from ray_pipelines.serve.stopping import Abandoned
 
 __all__ = ["DeviceThread", "SchedulerStats"]
 
@@ -33,7 +34,7 @@ class SchedulerStats:
         num_forwards: Picks of the device thread, by lane.
         num_entries: Chunks in them, by lane.
         busy_s: Seconds of them, by lane.
-        cost: Tokens, pixels or samples in them, by lane.
+        cost: Tokens, those that may be generated too, pixels or samples in them, by lane.
         padded_cost: The same with padding.
     """
 
@@ -64,6 +65,7 @@ class DeviceThread:
         self._slices = {True: SliceSize(slice_budget_s), False: SliceSize(LONGEST_S)}
         self._seconds_per_cost: float | None = None
         self._since_s: float | None = None
+        self._running: list[Entry] = []
         self._changed = threading.Condition()
         self._is_closed = False
         threading.Thread(target=self._serve, name="device", daemon=True).start()
@@ -81,7 +83,10 @@ class DeviceThread:
             job.outputs += [None] * len(chunks)
             job.num_missing += len(chunks)
             job.is_complete = is_complete
-            entries = (Entry(job, start + index, cost(chunk), runner, chunk) for index, chunk in enumerate(chunks))
+            extra_cost = runner.steps.extra_cost
+            entries = (
+                Entry(job, start + index, cost(chunk) + extra_cost, runner, chunk) for index, chunk in enumerate(chunks)
+            )
             self._lanes.put(lane, entries)
             self._changed.notify_all()
             job.resolve_if_done()
@@ -101,6 +106,11 @@ class DeviceThread:
         since_s = self._since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits any more for anything of what runs now."""
+        return bool(self._running) and all(entry.job.is_dropped for entry in self._running)
+
     def close(self) -> None:
         """Ends the thread; what waits is not done any more."""
         with self._changed:
@@ -119,9 +129,14 @@ class DeviceThread:
             if not picked:
                 continue
             start_s = self._since_s = time.monotonic()
-            exit_if_device_lost(partial(self._forward, lane, picked))
-            self._since_s = None
-            self._note(lane, picked, time.monotonic() - start_s)
+            self._running = picked
+            try:
+                exit_if_device_lost(partial(self._forward, lane, picked))
+                self._note(lane, picked, time.monotonic() - start_s)
+            except Abandoned:
+                self._lanes.num_dropped += len(picked)
+            finally:
+                self._since_s, self._running = None, []
             if lane == "batch":
                 self._hand_on(picked)
 

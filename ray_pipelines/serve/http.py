@@ -27,7 +27,7 @@ from ray_pipelines.serve.bodies import Bodies
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.events import event_stream, token_events, with_details
 from ray_pipelines.serve.openai import openai_routes
-from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.refusals import Refused, late
 from ray_pipelines.serve.replies import Payload
 from ray_pipelines.serve.schema import openapi_document
 from ray_pipelines.serve.security import Guard
@@ -79,19 +79,24 @@ def build_app(
         ("/openapi.json", openapi, "GET"),
         *openai_routes(endpoint),
     ):
-        routes.append(Route(path, _answering(handler, bodies), methods=[method]))
+        routes.append(Route(path, _answering(handler, bodies, options.timeout_s), methods=[method]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
     app.router.redirect_slashes = False
     return _Front(app, guard, observe or _unobserved)
 
 
-def _answering(handler: Handler, bodies: Bodies) -> Any:
-    """`handler` with a body that was read within its bounds, with refusals as answers."""
+def _answering(handler: Handler, bodies: Bodies, timeout_s: float) -> Any:
+    """`handler` with a body that was read within its bounds, and its time for all of an answer, or for its beginning
+    where it is a stream; with refusals as answers.
+    """
 
     async def answer(request: Request, begun: asyncio.Event) -> Response:
         async with bodies.body(request) as body:
             begun.set()
-            return await handler(request, body)
+            try:
+                return await asyncio.wait_for(handler(request, body), timeout_s)
+            except TimeoutError:
+                raise late(timeout_s) from None
 
     async def answering(request: Request) -> Response:
         begun = asyncio.Event()

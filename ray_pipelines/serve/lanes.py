@@ -65,7 +65,7 @@ class Lanes:
 
     Attributes:
         queued_cost: Cost of what waits in the online lane.
-        num_dropped: Entries that nobody waited for any more when their turn came.
+        num_dropped: Entries that nobody waited for any more when their turn came, or while they ran.
     """
 
     def __init__(self) -> None:

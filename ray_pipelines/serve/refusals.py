@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_pipelines.errors import RowError
 
-__all__ = ["Refused", "refusal_of"]
+__all__ = ["Refused", "late", "refusal_of"]
 
 OWN_REASONS = {"InvalidInput": 422, "MediaError": 422, "RowTooLarge": 413, "RowTimeout": 504}
 """Errors whose messages are sentences of this package, and the status of each."""
@@ -62,6 +62,11 @@ class Refused(Exception):
 
     def __reduce__(self) -> tuple[type[Refused], tuple[int, str, str, float]]:
         return type(self), (self.status, self.message, self.error_type, self.retry_after_s)
+
+
+def late(timeout_s: float) -> Refused:
+    """What a client is told whose time is up."""
+    return Refused(504, f"No result within {timeout_s:g} seconds.", "timeout")
 
 
 def refusal_of(error: RowError) -> Refused:

@@ -32,7 +32,8 @@ from ray_pipelines.serve.config import ServeConfig
 from ray_pipelines.serve.cpu import CpuThread, Lane
 from ray_pipelines.serve.device import DeviceThread, SchedulerStats
 from ray_pipelines.serve.lanes import Entry, Job
-from ray_pipelines.serve.refusals import Refused, refusal_of
+from ray_pipelines.serve.refusals import Refused, late, refusal_of
+from ray_pipelines.serve.stopping import abandon_when
 
 __all__ = ["Scheduler"]
 
@@ -60,6 +61,7 @@ class Scheduler:
         self._variants: OrderedDict[Any, Runner] = OrderedDict()
         self._cpu = CpuThread()
         self._device = DeviceThread(config.slice_budget_ms / 1000, lambda: self.is_online, self.stats)
+        abandon_when(lambda: self._device.is_abandoned, runner.steps.pipe.model)
 
     # --- what callers use
 
@@ -98,7 +100,7 @@ class Scheduler:
         try:
             outputs = await asyncio.wait_for(self._outputs(job, runner, prepare), self._config.timeout_s)
         except TimeoutError:
-            raise Refused(504, f"No result within {self._config.timeout_s:g} seconds.", "timeout") from None
+            raise late(self._config.timeout_s) from None
         finally:
             job.is_dropped = True
             self.num_waiting -= 1
@@ -107,13 +109,21 @@ class Scheduler:
         self.stats.num_requests += 1
         return outputs
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """The result of `function()`, run on the device thread as an online entry of its own: a streamed generation."""
+    async def call(self, function: Callable[[], Any], cost: int) -> Any:
+        """The result of `function()`, run on the device thread as an online entry of its own: a streamed generation.
+
+        Args:
+            function: What is called.
+            cost: As much as chunks of this cost, by which requests are admitted.
+
+        Raises:
+            Refused: No room (429).
+        """
         self._admit()
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
         job = Job(asyncio.get_running_loop(), float("inf"))
-        self._device.put("online", [Entry(job, 0, 0, call=function)])
+        self._device.put("online", [Entry(job, 0, cost, call=function)])
         try:
             return await job.future
         finally:
@@ -183,7 +193,8 @@ class Scheduler:
     async def _outputs(self, job: Job, runner: Runner, prepare: Callable[[], Any]) -> Any:
         if runner.steps.is_random:
             # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
-            self._device.put("online", [Entry(job, 0, 0, call=lambda: next(iter(runner.outputs([prepare()]))))])
+            one = Entry(job, 0, runner.steps.extra_cost, call=lambda: next(iter(runner.outputs([prepare()]))))
+            self._device.put("online", [one])
             return await job.future
         chunks = await self._cpu.run("online", prepare)
         if isinstance(chunks, RowError) or not chunks:

@@ -17,6 +17,7 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from ray_pipelines.engine.batching import cost
 from ray_pipelines.errors import RowError
 from ray_pipelines.serve.parameters import RequestParameters
 from ray_pipelines.serve.refusals import Refused, refusal_of
@@ -95,7 +96,8 @@ async def generate(
         with torch.inference_mode():
             return listener.run(chunk)
 
-    task = asyncio.create_task(endpoint.scheduler.call(run))
+    prompt_cost = sum(map(cost, chunks)) if isinstance(chunks, list) else 0
+    task = asyncio.create_task(endpoint.scheduler.call(run, prompt_cost + runner.steps.extra_cost))
     task.add_done_callback(lambda _: listener.put_end())
     deadline = asyncio.get_running_loop().call_later(endpoint.serving.serve.timeout_s, listener.expire)
     try:

@@ -45,7 +45,7 @@ def endpoint(task_name: str, model: str, folder: Path, **settings: object) -> En
 
 def slow_app(folder: Path) -> Any:
     """An endpoint whose model takes 20 ms for each token; `GET /slow/_work` says what it does."""
-    made = endpoint("text-generation", "llama-chat", folder, serve={"timeout_s": 3})
+    made = endpoint("text-generation", "llama-chat", folder, serve={"timeout_s": 3, "max_queue_s": 2})
     num_steps = 0
 
     def take_time(*_: Any) -> None:

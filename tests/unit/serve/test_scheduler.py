@@ -24,7 +24,9 @@ class Device:
     """A runner whose forwards wait until they are let go, and note what they were given."""
 
     def __init__(self, max_size: int = 32) -> None:
-        self.steps = SimpleNamespace(is_random=False, group_size=1)
+        self.steps = SimpleNamespace(
+            is_random=False, group_size=1, extra_cost=0, pipe=SimpleNamespace(model=torch.nn.Identity())
+        )
         self.max_size = max_size
         self.counters = Counters()
         self.batches: list[list[str]] = []

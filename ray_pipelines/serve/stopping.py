@@ -1,0 +1,43 @@
+"""Ends a generation between two tokens, from outside of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from transformers import GenerationMixin
+
+__all__ = ["Abandoned", "abandon_when"]
+
+
+class Abandoned(BaseException):
+    """Nobody waits any more for what was being generated.
+
+    Not an `Exception`, so that nothing takes it for a failure of a row, nor half of a text for what the model says.
+    """
+
+
+def abandon_when(is_over: Callable[[], bool], model: Any) -> None:
+    """Makes each `generate` of a model raise `Abandoned` before its next token once `is_over()`.
+
+    That is asked where the inputs of a step are prepared, as every kind of generation does: not all of them take
+    stopping criteria (Janus's pictures), and a hook of the model would be compiled with it.
+
+    Args:
+        is_over: Asked in the thread that generates.
+        model: The model; parts of it that generate by themselves (Bark's) are seen to as well.
+    """
+    for module in model.modules():
+        if isinstance(module, GenerationMixin):
+            module.prepare_inputs_for_generation = _asking(is_over, module.prepare_inputs_for_generation)
+
+
+def _asking(is_over: Callable[[], bool], prepare: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(prepare)
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        if is_over():
+            raise Abandoned
+        return prepare(*args, **kwargs)
+
+    return asking
