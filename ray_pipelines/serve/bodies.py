@@ -20,6 +20,8 @@ from ray_pipelines.serve.refusals import Refused
 __all__ = ["Bodies", "parse_form"]
 
 MAX_FIELD_BYTES = 1 << 20
+PACE_BYTES, PACE_S = 1 << 14, 10.0
+"""A body brings so many bytes, or its end, in so many seconds: one that stalls does not keep its room for long."""
 
 
 class Bodies:
@@ -29,17 +31,19 @@ class Bodies:
         max_bytes: Of one body.
         max_total_bytes: Of all that are at work at once.
         timeout_s: How long one may take to arrive.
+        pace_s: How long each `PACE_BYTES` of it may take.
     """
 
-    def __init__(self, max_bytes: int, max_total_bytes: int, timeout_s: float) -> None:
+    def __init__(self, max_bytes: int, max_total_bytes: int, timeout_s: float, pace_s: float = PACE_S) -> None:
         self.max_bytes = max_bytes
         self.max_total_bytes = max(max_bytes, max_total_bytes)
         self.timeout_s = timeout_s
+        self.pace_s = pace_s
         self.num_bytes = 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body; room is kept for it until the context ends.
+        """The body; what has come of it keeps its room until the context ends, what is only claimed has none.
 
         Raises:
             Refused: 408: it comes too slowly; 413: it is too long; 415: it is packed; 429: there is no room.
@@ -47,39 +51,40 @@ class Bodies:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "The body is packed; expected it without a content encoding.")
         length = request.headers.get("content-length", "")
-        body, held = bytearray(), 0
-        deadline_s = asyncio.get_running_loop().time() + self.timeout_s
+        self._check_length(int(length[:19]) if length.isdigit() else 0)
+        body = bytearray()
         try:
-            held = self._hold(int(length[:19]) if length.isdigit() else 0, 0)
-            async for part in self._parts(request, deadline_s):
+            async for part in self._parts(request):
+                self._check_length(len(body) + len(part))
+                if self.num_bytes + len(part) > self.max_total_bytes:
+                    raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=1)
                 body += part
-                held = self._hold(len(body), held)
+                self.num_bytes += len(part)
             yield bytes(body)
         finally:
-            self.num_bytes -= held
+            self.num_bytes -= len(body)
 
-    async def _parts(self, request: Request, deadline_s: float) -> AsyncIterator[bytes]:
+    async def _parts(self, request: Request) -> AsyncIterator[bytes]:
+        now_s = asyncio.get_running_loop().time
+        deadline_s, pace_ends_s, num_bytes = now_s() + self.timeout_s, now_s() + self.pace_s, 0
         is_last = False
         while not is_last:
             try:
-                left_s = deadline_s - asyncio.get_running_loop().time()
+                left_s = min(deadline_s, pace_ends_s) - now_s()
                 message = await asyncio.wait_for(request.receive(), max(0, left_s))
             except asyncio.TimeoutError:
                 raise Refused(408, "The body did not come in time.") from None
             if message["type"] == "http.disconnect":
                 raise Refused(400, "The body is not complete.")
-            is_last = not message.get("more_body", False)
-            yield message.get("body", b"")
+            is_last, part = not message.get("more_body", False), message.get("body", b"")
+            num_bytes += len(part)
+            if num_bytes >= PACE_BYTES:
+                pace_ends_s, num_bytes = now_s() + self.pace_s, 0
+            yield part
 
-    def _hold(self, num_bytes: int, held: int) -> int:
-        """Keeps room for a body of `num_bytes`, of which `held` have theirs already; gives what it has then."""
+    def _check_length(self, num_bytes: int) -> None:
         if num_bytes > self.max_bytes:
             raise Refused(413, f"The body has more than {self.max_bytes:,} bytes.")
-        more = max(0, num_bytes - held)
-        if self.num_bytes + more > self.max_total_bytes:
-            raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=1)
-        self.num_bytes += more
-        return held + more
 
 
 class _InMemory(MultiPartParser):

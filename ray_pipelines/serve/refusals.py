@@ -48,6 +48,8 @@ class Refused(Exception):
             headers["retry-after"] = str(max(1, round(self.retry_after_s)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
+        if self.status == 408:
+            headers["connection"] = "close"
         return headers
 
     def body(self, style: str = "hf") -> bytes:

@@ -291,8 +291,8 @@ def test_many_idle_connections_keep_nobody_out(endpoints: Endpoints) -> None:
     port = int(endpoints("text-classification").split(":")[2].split("/")[0])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
     try:
-        for one in idle[:250]:
-            one.sendall(b"POST /text-classification HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
+        for one in idle[:250]:  # which claim 4 GB
+            one.sendall(b"POST /text-classification HTTP/1.1\r\nHost: a\r\nContent-Length: 16777216\r\n\r\n{")
         assert post(endpoints("text-classification"), {"inputs": "Hello"}).status_code == 200
     finally:
         for one in idle:
