@@ -58,6 +58,33 @@ def _parse_content(content: Any, where: str) -> Any:
     return parts
 
 
+def join_texts(messages: list[dict[str, Any]], field_name: str = "text") -> list[dict[str, Any]]:
+    """The messages of a chat for models that take strings: the parts of each content as one text, a line for each.
+
+    Lines, since what OpenAI's API takes as several parts are several texts; vLLM joins them likewise.
+
+    >>> join_texts([{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]}])
+    [{'role': 'user', 'content': 'Hi\\nthere'}]
+
+    Raises:
+        InvalidInput: A part is no text.
+    """
+    return [
+        {**message, "content": "\n".join(_text_of(part, field_name) for part in message["content"])}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
+def _text_of(part: Mapping[str, Any], field_name: str) -> str:
+    text = part.get("text")
+    if part["type"] != "text" or not isinstance(text, str):
+        kind = part["type"]
+        raise InvalidInput(f"{field_name}: expected parts of type text, as this model takes no others; got {kind:.40}.")
+    return text
+
+
 def reply_of(generated: Any) -> str:
     """The text of what a pipeline generated: itself, or the last message of a chat.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
-from ray_pipelines.media.messages import parse_chat, reply_of
+from ray_pipelines.media.messages import join_texts, parse_chat, reply_of
 from ray_pipelines.tasks import Field, Task
 from ray_pipelines.tasks._generation import GenerationParameters, generation_arguments, is_sampling
 from ray_pipelines.tasks._replies import ReplyParameters
@@ -86,7 +86,7 @@ class TextGenerationParameters(ReplyParameters):
 def to_item(fields: Mapping[str, Any]) -> Any:
     """The text, or the messages of the chat."""
     text = fields["text"]
-    return text if isinstance(text, str) else parse_chat(text)
+    return text if isinstance(text, str) else join_texts(parse_chat(text))
 
 
 def pipeline_parameters(parameters: TextGenerationParameters) -> dict[str, Any]:

@@ -16,8 +16,17 @@ from transformers.utils.chat_template_utils import Chat
 from ray_pipelines.engine.pipelines._generated import end_tokens, length_before
 from ray_pipelines.engine.pipelines._prompts import PromptSteps, of_rows
 from ray_pipelines.engine.pipelines._videos import take_videos, with_named_videos
+from ray_pipelines.errors import InvalidInput
+from ray_pipelines.tasks._multimodal import FIELDS_OF_PARTS
 
 __all__ = ["ChatSteps"]
+
+PROCESSORS = {
+    "image": ("image_processor",),
+    "video": ("video_processor",),
+    "audio": ("feature_extractor", "audio_processor"),
+}
+"""Parts of a processor that take a kind of media, also where the model's class does not name it (SmolVLM's videos)."""
 
 
 class ChatSteps(PromptSteps):
@@ -39,7 +48,12 @@ class ChatSteps(PromptSteps):
             self.tokenizer.padding_side = "left"
 
     def preprocess(self, inputs: Any = None, **parameters: Any) -> dict[str, Any]:
-        """The model inputs of a text, of `{text, images, …}`, or of the messages of a chat."""
+        """The model inputs of a text, of `{text, images, …}`, or of the messages of a chat.
+
+        Raises:
+            InvalidInput: It holds a medium of a kind that the model does not take, which transformers leaves out.
+        """
+        self._check_kinds(inputs)
         named = with_named_videos(inputs)
         if isinstance(inputs, list):
             encoded = {**super().preprocess(self.chat_class(named), **parameters), "text": _texts_of(inputs)}
@@ -74,6 +88,23 @@ class ChatSteps(PromptSteps):
         text = model_outputs["prompt_text"]
         outputs = {**model_outputs, "prompt_text": self.chat_class(text) if isinstance(text, list) else text}
         return super().postprocess(outputs, **parameters)
+
+    def _check_kinds(self, inputs: Any) -> None:
+        for kind in sorted(_kinds_of(inputs).difference(self.model.input_modalities)):
+            if all(getattr(self.processor, name, None) is None for name in PROCESSORS[kind]):
+                raise InvalidInput(f"{kind}: expected none, as the model does not take any; got one.")
+
+
+def _kinds_of(inputs: Any) -> set[str]:
+    """The kinds of media in a chat, or beside a text.
+
+    >>> _kinds_of([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}])
+    {'image'}
+    """
+    if isinstance(inputs, list):
+        return {part["type"] for message in inputs for part in message["content"]} - {"text"}
+    beside = inputs if isinstance(inputs, Mapping) else {}
+    return {kind for field, kind in FIELDS_OF_PARTS.items() if beside.get(field) is not None}
 
 
 def _texts_of(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

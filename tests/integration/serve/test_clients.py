@@ -6,6 +6,8 @@ import base64
 import io
 import wave
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -173,6 +175,32 @@ def test_chats_work_with_both_clients_and_as_streams(client: Client, endpoints: 
     seen = list(parts)
     assert "".join(part.choices[0].delta.content or "" for part in seen if part.choices) == text
     assert seen[-1].usage.completion_tokens == 6
+
+
+def test_chats_in_parts_are_those_of_their_texts(client: Client, endpoints: Endpoints) -> None:
+    def messages(content: Any) -> Any:
+        return [{"role": "user", "content": content}]
+
+    api = openai.OpenAI(base_url=endpoints("text-generation") + "/v1", api_key="none")
+    create = partial(api.chat.completions.create, model="any", max_tokens=6, temperature=0)
+    plain, text = create(messages=messages("Hello!")), {"type": "text", "text": "Hello!"}
+    parts = create(messages=messages([text]))
+    assert parts.choices[0].message.content == plain.choices[0].message.content
+    assert parts.usage.prompt_tokens == plain.usage.prompt_tokens
+    chat = client("text-generation").chat_completion(messages([text]), max_tokens=6, temperature=0)
+    assert chat.choices[0].message.content == plain.choices[0].message.content
+    uri = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    for stream in (False, True):
+        with pytest.raises(openai.UnprocessableEntityError, match="image"):
+            create(messages=messages([text, {"type": "image_url", "image_url": {"url": uri}}]), stream=stream)
+
+
+def test_media_that_a_model_does_not_take_are_refused(endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("image-text-to-text") + "/v1", api_key="none")
+    sound = {"data": base64.b64encode(recording()).decode(), "format": "wav"}
+    content = [{"type": "text", "text": "What?"}, {"type": "input_audio", "input_audio": sound}]
+    with pytest.raises(openai.UnprocessableEntityError, match="audio"):
+        api.chat.completions.create(model="any", messages=[{"role": "user", "content": content}], max_tokens=3)  # type: ignore[call-overload]
 
 
 def test_chats_about_a_picture_are_the_same_whole_and_as_streams(client: Client, endpoints: Endpoints) -> None:

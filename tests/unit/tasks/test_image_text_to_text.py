@@ -19,6 +19,7 @@ from ray_pipelines.media.chat import load_chat
 from ray_pipelines.tasks import get, validate_parameters
 from tests.cases.media import image, png, sound
 from tests.cases.multimodal import SHORT, _message
+from tests.cases.vision import video
 
 Model = Callable[[str], str]
 TASKS = ("image-text-to-text", "any-to-any")
@@ -73,6 +74,23 @@ def test_recordings_in_a_chat_are_decoded_at_the_models_rate() -> None:
     samples = message["content"][0]["audio"]
     assert samples.dtype == np.float32 and samples.shape == (16000,)
     assert chat[0]["content"][0]["audio"] is recording
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "kinds"),
+    [("image-text-to-text", "llava", "audio video"), ("any-to-any", "qwen2-vl", "audio"),
+     ("any-to-any", "qwen2-audio", "image video")],
+)  # fmt: skip
+def test_media_that_the_model_does_not_take_are_refused(model: Model, task: str, name: str, kinds: str) -> None:
+    media = {"image": image(), "video": video(4), "audio": sound(9000)}
+    fields = {"image": "images", "video": "videos", "audio": "audio"}
+    spec = rp.pipeline(task, model(name), device="cpu", **SHORT)
+    for kind in kinds.split():
+        chat = [{"role": "user", "content": [{"type": kind, kind: media[kind]}, {"type": "text", "text": "What?"}]}]
+        beside = [{"text": "What?", fields[kind]: media[kind]}] if task == "any-to-any" else []
+        for result in spec.run([chat, *beside]):
+            assert isinstance(result, rp.RowError)
+            assert (result.type, result.message.partition(",")[0]) == ("InvalidInput", f"{kind}: expected none")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,15 @@ def test_results_of_texts_and_chats_share_one_arrow_type(model: Model) -> None:
     assert column.null_count == 0 and errors == [None] * 3
 
 
+def test_texts_in_parts_are_one_text_and_other_parts_are_refused(model: Model) -> None:
+    spec = rp.pipeline(TASK, model("llama-chat"), **GREEDY)
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "you"}]
+    chats = [[{"role": "user", "content": content}] for content in (parts, "Hello\nyou", [*parts, {"type": "image"}])]
+    in_parts, plain, refused = spec.run(chats)
+    assert in_parts == plain
+    assert refused.type == "InvalidInput" and "got image" in refused.message
+
+
 def test_a_chat_without_template_fails_alone(model: Model) -> None:
     text, chat = rp.pipeline(TASK, model("gpt2-lm-no-pad"), **GREEDY).run(["Hello", CHAT])
     assert text[0]["generated_text"].startswith("Hello")
