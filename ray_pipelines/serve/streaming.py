@@ -178,15 +178,15 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
         config = self.runner.steps.pipe.model.generation_config
         ends = config.eos_token_id
         end_ids = {ends} if isinstance(ends, int) else set(ends or ())
-        text = self._pieces.text
+        raw = self._tokenizer.decode(self._ids, clean_up_tokenization_spaces=False)
         stops = self.runner.steps.parameters.model_dump(include={"stop_sequence", "stop_strings"})
         texts = [stop for value in stops.values() for stop in ([value] if isinstance(value, str) else value or [])]
         reason: FinishReason = "length"
         if self._ids and self._ids[-1] in end_ids:
             reason = "eos_token"
-        elif any(text.rstrip().endswith(stop.rstrip()) or stop in text for stop in texts):
+        elif any(stop in raw for stop in texts):
             reason = "stop_sequence"
-        return Ended(text, self._rest, reason, len(self._ids), self._num_prompt_tokens)
+        return Ended(self._pieces.text, self._rest, reason, len(self._ids), self._num_prompt_tokens)
 
     def _decode(self, ids: Sequence[int]) -> str:
         skip = getattr(self.runner.steps.parameters, "skip_special_tokens", True)

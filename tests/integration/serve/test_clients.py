@@ -232,6 +232,21 @@ def test_completions_stop_before_their_stop_text(endpoints: Endpoints) -> None:
     assert "".join(part.choices[0].text for part in parts) == cut.choices[0].text
 
 
+def test_white_space_is_no_stop_text_that_every_text_ends_with(client: Client, endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("text-generation") + "/v1", api_key="none")
+    create = partial(api.completions.create, model="any", prompt="The quick", max_tokens=10, temperature=0)
+    whole = create().choices[0].text
+    for stop in ("\n", " \n", whole[-3:] + "\n"):
+        assert [(one.text, one.finish_reason) for one in create(stop=[stop]).choices] == [(whole, "length")]
+        details = client("text-generation").text_generation(
+            "The quick", max_new_tokens=10, do_sample=False, details=True, stop=[stop]
+        )
+        assert details.details.finish_reason == "length"
+    space = whole.index(" ")
+    assert create(stop=[" "]).choices[0].finish_reason == "stop"
+    assert create(stop=[" "]).choices[0].text == whole[:space]
+
+
 def test_embeddings_are_the_same_as_base64_and_as_numbers(endpoints: Endpoints) -> None:
     api = openai.OpenAI(base_url=endpoints("feature-extraction") + "/v1", api_key="none")
     encoded = api.embeddings.create(model="any", input=["A text.", "Another, longer text."])
