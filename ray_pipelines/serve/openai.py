@@ -17,17 +17,20 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ray_pipelines.media.audio import load_audio
 from ray_pipelines.serve.bodies import parse_form
 from ray_pipelines.serve.chats import Chats, refuse_unknown
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import encode_recording
-from ray_pipelines.serve.transcripts import transcript
+from ray_pipelines.serve.transcripts import TIMED, transcript
 
 __all__ = ["openai_routes"]
 
 Handler = Callable[[Request, bytes], Awaitable[Response]]
 
+CTC = ("ctc", "ctc_with_lm")
+"""Kinds of models that time words alone."""
 SPEECH_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg", "pcm": "audio/pcm"}
 
 
@@ -102,19 +105,32 @@ class _Api:
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise Refused(400, "file: expected a recording.")
-        kind = str(form.get("response_format") or "json")
-        granularities = [str(value) for value in form.getlist("timestamp_granularities[]")]
+        if str(form.get("stream") or "false").lower() != "false":
+            raise Refused(400, "stream: is not offered here. Leave it out.")
+        kind, language = str(form.get("response_format") or "json"), str(form.get("language") or "")
+        granularities = {str(value) for value in form.getlist("timestamp_granularities[]")} or {"segment"}
+        if not granularities <= {"segment", "word"}:
+            raise Refused(400, "timestamp_granularities: expected segment or word.")
         sent: dict[str, Any] = {}
-        if form.get("language"):
-            sent["generate_kwargs"] = {"language": str(form["language"])}
+        if language:
+            sent["generate_kwargs"] = {"language": language}
         if form.get("temperature") not in (None, "", "0", "0.0"):
             sent["temperature"] = _number(form["temperature"], "temperature")
-        if kind in ("verbose_json", "srt", "vtt"):
-            sent["return_timestamps"] = "word" if "word" in granularities else True
+        steps = self.endpoint.scheduler.runner.steps
+        with_words = steps.pipe.type in CTC or (kind == "verbose_json" and "word" in granularities)
+        if kind in TIMED:
+            sent["return_timestamps"] = "word" if with_words else True
+        if kind == "verbose_json" and not language and steps.pipe.type == "seq2seq_whisper":
+            sent["return_language"] = True
         data = await file.read()
         call = await self.endpoint.parse("audio/*", data)
         (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(sent))
-        content, media_type = transcript(result, kind)
+        duration_s = 0.0
+        if kind in TIMED:
+            rate = steps.sampling_rate or 16_000
+            samples = await self.endpoint.scheduler.on_cpu(lambda: load_audio(data, steps.limits, rate))
+            duration_s = len(samples) / rate
+        content, media_type = transcript(result, kind, duration_s, language, with_words, granularities)
         return Response(content, media_type=media_type)
 
     async def speech(self, request: Request, body: bytes) -> Response:
@@ -124,7 +140,9 @@ class _Api:
             raise Refused(400, f"response_format: expected one of {', '.join(SPEECH_TYPES)}.")
         if sent.pop("speed", None) not in (None, 1, 1.0):
             raise Refused(400, "speed: expected 1.")
-        refuse_unknown(sent, {"instructions", "stream_format"})
+        if sent.pop("stream_format", None) not in (None, "audio"):
+            raise Refused(400, "stream_format: expected audio.")
+        refuse_unknown(sent, {"instructions"})
         (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(call.parameters))
         return Response(encode_recording(result, kind), media_type=SPEECH_TYPES[kind])
 

@@ -72,7 +72,8 @@ def all_apps(pairs: Sequence[str], folder: Path) -> Any:
     `GET /_opened` says which files, connections and programs the process has opened since it was last asked.
     """
     torch.set_num_threads(1)
-    apps = {"slow": slow_app(folder), "_opened": _Watch()}
+    whisper = endpoint("automatic-speech-recognition", "whisper", folder)
+    apps = {"slow": slow_app(folder), "whisper": build_app(whisper), "_opened": _Watch()}
     for pair in pairs:
         task_name, _, model = pair.partition("=")
         apps[task_name] = build_app(endpoint(task_name, model, folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import wave
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -309,6 +310,38 @@ def test_recordings_are_classified_and_transcribed(client: Client, endpoints: En
     assert api.audio.transcriptions.create(model="any", file=("a.wav", recording())).text == text
 
 
+def srt_times(text: str) -> list[float]:
+    """Seconds at which cues begin and end, in their order."""
+    clocks = re.findall(r"(\d+):(\d+):(\d+)[,.](\d+)", text)
+    return [int(h) * 3600 + int(m) * 60 + int(s) + int(ms) / 1000 for h, m, s, ms in clocks]
+
+
+@pytest.mark.parametrize("name", ["whisper", "automatic-speech-recognition"])
+def test_transcripts_say_when_what_was_spoken(endpoints: Endpoints, name: str) -> None:
+    api = openai.OpenAI(base_url=endpoints(name) + "/v1", api_key="none", max_retries=0)
+    create = partial(api.audio.transcriptions.create, model="any", file=("a.wav", recording(2.5)))
+    for kind in ("srt", "vtt"):
+        times = srt_times(create(response_format=kind))
+        assert times and all(start <= end <= 2.5 for start, end in zip(times[::2], times[1::2], strict=True))
+    plain = create(response_format="verbose_json")
+    assert plain.duration == 2.5 and plain.segments and plain.words is None
+    assert all(one.start <= one.end <= 2.5 for one in plain.segments)
+    words = create(response_format="verbose_json", timestamp_granularities=["word"])
+    assert words.words and words.segments is None
+    both = create(response_format="verbose_json", timestamp_granularities=["word", "segment"])
+    assert both.words == words.words
+    assert "".join(one.text for one in both.segments).replace(" ", "") == both.text.replace(" ", "")
+    with pytest.raises(openai.BadRequestError, match="stream"):
+        create(stream=True)
+
+
+def test_a_transcript_has_the_language_that_was_asked_for_or_heard(endpoints: Endpoints) -> None:
+    api = openai.OpenAI(base_url=endpoints("whisper") + "/v1", api_key="none", max_retries=0)
+    create = partial(api.audio.transcriptions.create, model="any", file=("a.wav", recording()))
+    assert create(response_format="verbose_json", language="de").language == "german"
+    assert create(response_format="verbose_json").language in ("english", "german", "french")
+
+
 def test_texts_become_recordings(client: Client, endpoints: Endpoints) -> None:
     sound = client("text-to-audio").text_to_speech("hello")
     with wave.open(io.BytesIO(sound)) as clip:
@@ -316,6 +349,8 @@ def test_texts_become_recordings(client: Client, endpoints: Endpoints) -> None:
     api = openai.OpenAI(base_url=endpoints("text-to-audio") + "/v1", api_key="none")
     flac = api.audio.speech.create(model="any", voice="alloy", input="hello", response_format="flac").content
     assert flac[:4] == b"fLaC"
+    with pytest.raises(openai.BadRequestError, match="stream_format"):
+        api.audio.speech.create(model="any", voice="alloy", input="hello", stream_format="sse")
 
 
 def test_endpoints_say_what_they_are(client: Client, endpoints: Endpoints) -> None:
