@@ -41,9 +41,9 @@ def json_of(body: bytes) -> Any:
         raise Refused(413, "The body has too many lists and mappings.")
     try:
         values = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        return _whole_characters(values) if SURROGATE.search(body) else values
     except (ValueError, RecursionError):
         raise Refused(400, "The body is not valid JSON.") from None
-    return _whole_characters(values) if SURROGATE.search(body) else values
 
 
 def _no_number(constant: str) -> None:

@@ -38,6 +38,7 @@ def status(task: str, body: Any) -> int:
     [
         (b"[" * 100_000, 400),
         (b'{"a":' * 5000, 400),
+        (b'{"a":' * 600 + b'"\\ud800"' + b"}" * 600, 400),
         (b'{"inputs": 1e400}', 400),
         (b'{"inputs": NaN}', 400),
         (b'{"inputs": -Infinity}', 400),
