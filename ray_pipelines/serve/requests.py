@@ -49,13 +49,15 @@ class Call:
 def parse_body(task: Task, content_type: str | None, body: bytes) -> Mapping[str, Any]:
     """The body as `{"inputs", "parameters", …}`; of a bare file or text, the inputs alone.
 
+    JSON sent as text, as JavaScript's `fetch` does unless it is told not to, is JSON if it is an object with inputs.
+
     Raises:
         Refused: 400 or 415: it is neither JSON nor a file that this task takes.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     medium = task.inputs[0] if task.inputs[0].modality in MEDIA else None
     if kind.startswith("text/") and medium is None:
-        return {"inputs": _text(body)}
+        return _object_in_text(body) or {"inputs": _text(body)}
     looks_like_json = body.lstrip()[:1] in (b"{", b"[", b'"')
     if "json" in kind or (looks_like_json and not kind.startswith(("image/", "audio/", "video/"))):
         return _json_body(body)
@@ -122,6 +124,16 @@ def _json_body(body: bytes) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise Refused(400, 'expected {"inputs": …}.')
     return values
+
+
+def _object_in_text(body: bytes) -> Mapping[str, Any] | None:
+    if body.lstrip()[:1] != b"{":
+        return None
+    try:
+        values = json_of(body)
+    except Refused:
+        return None
+    return values if "inputs" in values else None
 
 
 def _text(body: bytes) -> str:

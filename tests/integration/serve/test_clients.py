@@ -60,6 +60,15 @@ def test_text_classification_gives_labels_best_first(client: Client) -> None:
     assert len(found) == 2
 
 
+def test_json_that_a_browser_sends_as_text_is_json(endpoints: Endpoints) -> None:
+    url, body = endpoints("text-classification"), b'{"inputs": "I love this film.", "parameters": {"top_k": 2}}'
+    as_text, as_json = (
+        httpx2.post(url, content=body, headers={"content-type": kind}).json()
+        for kind in ("text/plain;charset=UTF-8", "application/json")
+    )
+    assert as_text == as_json and len(as_text[0]) == 2
+
+
 def test_token_classification_gives_groups(client: Client) -> None:
     found = client("token-classification").token_classification(
         "Angela Merkel met John.", aggregation_strategy="simple"

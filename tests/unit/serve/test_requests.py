@@ -58,6 +58,16 @@ def test_halves_of_characters_become_question_marks() -> None:
     assert json_object(b'{"\\ud800": ["\\uDC00a", "\\ud83d\\ude00"]}') == {"?": ["?a", "😀"]}
 
 
+@pytest.mark.parametrize("kind", ["text/plain;charset=UTF-8", "text/plain"])
+def test_text_is_json_only_if_it_is_an_object_with_inputs(kind: str) -> None:
+    task = tasks.get("text-classification")
+    body = {"inputs": "Hi", "parameters": {"top_k": 2}}
+    assert parse_body(task, kind, b' {"inputs": "Hi", "parameters": {"top_k": 2}}') == body
+    for text in ("Hi", '"Hi"', '["a", "b"]', '{"input": "Hi"}', '{"inputs": "Hi"', "{Hi} \\ud800", '["inputs"]', ""):
+        assert parse_body(task, kind, text.encode()) == {"inputs": text}
+    assert parse_body(tasks.get("image-classification"), kind, b'{"inputs": "Hi"}') == {"inputs": "Hi"}
+
+
 def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
     task = tasks.get("text-classification")
     body = parse_body(task, None, b'{"inputs": "a", "inputs": 3}')
