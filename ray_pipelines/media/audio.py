@@ -114,7 +114,9 @@ def _decode_audio(data: bytes, limits: MediaLimits, sampling_rate: int | None) -
             _check_seconds(file.frames / rate, limits)
             return _joined(_resampled(_mixed(_blocks(file), rate, limits), rate, sampling_rate))
     except soundfile.SoundFileError as error:
-        raise MediaError(f"audio: cannot be decoded: {str(error).rstrip('.')}.") from None
+        # Its own text begins with the name of the file, here of an object in memory.
+        reason = getattr(error, "error_string", "libsndfile fails")
+        raise MediaError(f"audio: cannot be decoded: {reason.rstrip('.')}.") from None
 
 
 def _blocks(file: Any) -> Iterator[np.ndarray]:
