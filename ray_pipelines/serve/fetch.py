@@ -17,6 +17,9 @@ from ray_pipelines.serve.refusals import Refused
 __all__ = ["fetcher"]
 
 TIMEOUT_S = 5.0
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""Stands for the IPv4 address in its last 32 bits."""
 
 
 def fetcher(
@@ -50,12 +53,27 @@ def fetcher(
             addresses = (resolve or _addresses)(host, port)
         except OSError:
             raise Refused(422, "The URL's host cannot be found.") from None
-        if not addresses or not (allow_private or all(ipaddress.ip_address(one).is_global for one in addresses)):
+        if not addresses or not (allow_private or all(_is_public(one) for one in addresses)):
             raise Refused(422, "The URL's host has an address that is not public.")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _get(parts.scheme, host, addresses[0], port, path, max_bytes)
 
     return fetch
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address is one host's on the internet; one that stands for an IPv4 address, as that is.
+
+    >>> [_is_public(one) for one in ("93.184.216.34", "10.0.0.1", "64:ff9b::10.0.0.1", "2002:a00:1::", "ff0e::1")]
+    [True, False, False, False, False]
+    """
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else ip.ipv4_mapped or ip.sixtofour
+        if inner is not None:
+            return _is_public(str(inner))
+        return ip in GLOBAL_UNICAST and ip.is_global
+    return ip.is_global and not ip.is_multicast
 
 
 def _addresses(host: str, port: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from ray_pipelines.serve.fetch import fetcher
+from ray_pipelines.serve.fetch import _is_public, fetcher
 from ray_pipelines.serve.refusals import Refused
 
 
@@ -79,6 +79,25 @@ def test_a_name_is_resolved_once_and_only_to_public_addresses(server: tuple[int,
     fetch = fetcher(["images.example"], 1000, lambda host, _: next(changing), allow_private=True)
     assert fetch is not None and fetch(f"http://images.example:{port}/a") == b"xxxxx"
     assert next(changing) == ["127.0.0.2"], "asked once: the connection went to the address that was checked"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1", "::ffff:10.0.0.1",
+     "::127.0.0.1", "::ffff:0:7f00:1", "2001:0:5db8:d822:0:0:80ff:fffe", "fec0::1", "fe80::1", "ff0e::1", "ff02::1",
+     "224.0.0.1", "239.1.1.1", "255.255.255.255", "0.0.0.0", "100.64.0.1"],
+)  # fmt: skip
+def test_addresses_that_stand_for_private_ones_or_for_many_are_not_public(address: str) -> None:
+    fetch = fetcher(["images.example"], 1000, lambda *_: [address])
+    with pytest.raises(Refused, match="an address that is not public"):
+        assert fetch is not None and fetch("http://images.example/a")
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822", "2002:5db8:d822::1", "::ffff:93.184.216.34"]
+)
+def test_addresses_that_stand_for_public_ones_are_public(address: str) -> None:
+    assert _is_public(address)
 
 
 def test_only_the_named_host_is_asked(server: tuple[int, list[tuple[str, str]]]) -> None:
