@@ -41,6 +41,9 @@ class ClientLimits(_Config):
     max_new_tokens: int = Field(2048, gt=0, description="New tokens of one generated text.")
     max_sequences: int = Field(8, gt=0, description="Beams and returned sequences of a generation.")
     max_results: int = Field(1000, gt=0, description="Results (top_k) of one input.")
+    max_answer_bytes: int = Field(
+        64 << 20, gt=0, description="Bytes of one answer in JSON, as estimated before it is written."
+    )
     max_chunks: int = Field(512, gt=0, description="Forwards that one input may need.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of one image or frame; limits.max_pixels if less.")
     max_seconds: float = Field(600, gt=0, description="Seconds of one recording; limits.max_seconds if less.")

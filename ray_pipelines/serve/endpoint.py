@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -21,13 +21,14 @@ from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.media.image import num_pixels
 from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.client_json import json_object
 from ray_pipelines.serve.config import Serving
 from ray_pipelines.serve.fetch import fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
-from ray_pipelines.serve.replies import reply
+from ray_pipelines.serve.replies import NUMBER_BYTES, QUICK_BYTES, Payload, check_size, encode, picture_of_depth, reply
 from ray_pipelines.serve.requests import Call, parse_body, parse_call
 from ray_pipelines.serve.scheduler import Scheduler
 
@@ -37,7 +38,8 @@ T = TypeVar("T")
 
 EMBEDDING = {"pooling": "mean", "truncation": True}
 """How texts become one vector each, where the endpoint's own parameters do not say."""
-QUICK_BYTES = 1 << 16
+DRAWN = ("image-segmentation", "mask-generation", "text-to-audio")
+"""Tasks of whose results the answer's pictures and recordings are yet to be made."""
 TOKEN_AXES = ("input_ids", "attention_mask", HIDDEN_MASK, "token_type_ids", "mm_token_type_ids", "position_ids")
 
 
@@ -98,24 +100,43 @@ class Endpoint:
     def _call(self, values: Mapping[str, Any]) -> Call:
         return parse_call(self.task, values, self.limits, self._fetch)
 
-    async def answer(self, call: Call) -> Any:
-        """The answer to a request: JSON's types, or a `Payload`.
+    async def answer(self, call: Call, as_picture: bool = False) -> Payload:
+        """The answer to a request, in JSON or, where the result is a file, as that.
+
+        Args:
+            call: The request.
+            as_picture: Of depth-estimation: the picture of the depth alone.
 
         Raises:
-            Refused: The request, or the first input that fails.
+            Refused: The request, the first input that fails, or an answer that would be too large.
         """
         if self.task.name == "feature-extraction":
-            return await self._features(call)
+            features = await self._features(call)
+            return await encode(lambda: features, features, self.limits)
         parameters = self.parameters(call.parameters)
+        shape: Callable[[Any, Any], Any] = partial(reply, self.task.name)
+        if self.task.name == "depth-estimation" and as_picture:
+            shape = picture_of_depth
+        elif self.task.name == "depth-estimation":
+            await asyncio.to_thread(self._check_depths, call.rows)
         results = await self.results(call.rows, parameters)
         validated = self._validated(parameters)
-        shaped = [reply(self.task.name, result, validated) for result in results]
-        if not call.is_list:
-            return shaped[0]
-        if not all(isinstance(one, dict | list) for one in shaped):
-            raise Refused(422, "inputs: expected one input per request, since the answer is a file.")
-        is_listed_once = self.task.name == "text-classification"
-        return [one[0] for one in shaped] if is_listed_once else shaped
+
+        def shaped() -> Any:
+            made = [shape(result, validated) for result in results]
+            if not call.is_list:
+                return made[0]
+            if not all(isinstance(one, dict | list) for one in made):
+                raise Refused(422, "inputs: expected one input per request, since the answer is a file.")
+            return [one[0] for one in made] if self.task.name == "text-classification" else made
+
+        return await encode(shaped, results, self.limits, is_drawn=self.task.name in DRAWN)
+
+    def _check_depths(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses pictures whose depths would make too large an answer, by their headers alone."""
+        pixels = sum(num_pixels(row["image"]) for row in rows if "image" in row)
+        advice = "Send a smaller picture, or the header Accept: image/png to get the picture of the depth alone."
+        check_size(pixels * NUMBER_BYTES, self.limits, advice)
 
     def parameters(self, sent: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> RequestParameters:
         """The parameters of a request, checked.
@@ -266,9 +287,9 @@ class Endpoint:
             )
         if call.is_list:
             vectors = await self.embed([row.get("text", "") for row in call.rows], sent)
-            return [vector[:size].tolist() for vector in vectors]
+            return [vector[:size] for vector in vectors]
         (result,) = await self.results(call.rows, self.parameters(sent))
-        return [result[..., :size].tolist()]
+        return [result[..., :size]]
 
 
 def _vocabulary_size(model: Any) -> int | None:

@@ -28,7 +28,6 @@ from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.events import event_stream, token_events, with_details
 from ray_pipelines.serve.openai import openai_routes
 from ray_pipelines.serve.refusals import Refused, late
-from ray_pipelines.serve.replies import Payload
 from ray_pipelines.serve.schema import openapi_document
 from ray_pipelines.serve.security import Guard
 
@@ -60,7 +59,8 @@ def build_app(
         parameters = endpoint.parameters(call.parameters) if endpoint.task.name == "text-generation" else None
         if parameters is not None and parameters.details:
             return JSONResponse(await with_details(endpoint, call))
-        return _response(await endpoint.answer(call))
+        answer = await endpoint.answer(call, as_picture=_asks_for_picture(request))
+        return Response(answer.data, media_type=answer.media_type)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -146,10 +146,10 @@ def _place(error: BaseException) -> str:
     return f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace is not None else "an unknown place"
 
 
-def _response(answer: Any) -> Response:
-    if isinstance(answer, Payload):
-        return Response(answer.data, media_type=answer.media_type)
-    return JSONResponse(answer)
+def _asks_for_picture(request: Request) -> bool:
+    """Whether the type that the client names first is that of a picture."""
+    first = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
+    return first.strip().lower() in ("image/png", "image/*")
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

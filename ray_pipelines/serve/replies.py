@@ -6,16 +6,34 @@ zero-shot classification where the pipeline gives parallel lists, and masks as b
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
+from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
 
-__all__ = ["Payload", "encode_recording", "json_value", "reply"]
+__all__ = [
+    "NUMBER_BYTES",
+    "QUICK_BYTES",
+    "Payload",
+    "check_size",
+    "encode",
+    "encode_recording",
+    "json_bytes",
+    "num_json_bytes",
+    "picture_of_depth",
+    "reply",
+]
 
+QUICK_BYTES = 1 << 16
+"""Of what is read or written in the event loop, which others wait for."""
+NUMBER_BYTES = 11
+"""Of a float32 in JSON, as in -0.12345678, with the comma after it; a float64 has twice as many."""
 RECORDINGS = {
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -27,7 +45,7 @@ RECORDINGS = {
 
 @dataclass(frozen=True)
 class Payload:
-    """An answer that is not JSON: an image or a recording.
+    """An answer as it is sent: JSON, an image or a recording.
 
     Attributes:
         data: The encoded file.
@@ -39,33 +57,83 @@ class Payload:
 
 
 def reply(task_name: str, result: Any, parameters: Any) -> Any:
-    """One result as clients read it: JSON's types, or a `Payload`.
+    """One result as clients read it: what `json_bytes` takes, or a `Payload`.
 
     Args:
         task_name: The task.
         result: A `prediction`.
         parameters: The task's parameters for this input.
     """
-    shape = SHAPES.get(task_name.partition("_")[0], _unchanged)
-    shaped = shape(result, parameters)
-    return shaped if isinstance(shaped, Payload) else json_value(shaped)
+    return SHAPES.get(task_name.partition("_")[0], _unchanged)(result, parameters)
 
 
-def json_value(value: Any) -> Any:
-    """`value` in JSON's types: arrays as lists, bytes as base64, NaN and infinities as null."""
+async def encode(shaped: Callable[[], Any], results: Any, limits: ClientLimits, is_drawn: bool = False) -> Payload:
+    """`shaped()` as it is sent; made in a thread of its own where that may take long.
+
+    Args:
+        shaped: Gives what `json_bytes` takes, or a `Payload`.
+        results: What it is made of.
+        limits: `max_answer_bytes`.
+        is_drawn: It makes pictures or recordings of the results.
+
+    Raises:
+        Refused: 413: it would be too large; or what `shaped` raises.
+    """
+
+    def encoded() -> Payload:
+        answer = shaped()
+        if isinstance(answer, Payload):
+            return answer
+        check_size(num_json_bytes(answer), limits, "Send a smaller input, or fewer of them.")
+        return Payload(json_bytes(answer), "application/json")
+
+    is_quick = not is_drawn and num_json_bytes(results) < QUICK_BYTES
+    return encoded() if is_quick else await asyncio.to_thread(encoded)
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as JSON: arrays as lists, bytes as base64, NaN and infinities as null."""
+    return orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def num_json_bytes(value: Any) -> int:
+    """About how many bytes `json_bytes` would give, found without making them.
+
+    >>> num_json_bytes({"label": "cat", "score": 0.5})
+    45
+    """
     if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
+        return sum(num_json_bytes(str(key)) + num_json_bytes(item) + 2 for key, item in value.items())
     if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
+        return sum(num_json_bytes(item) + 1 for item in value)
+    if isinstance(value, str):
+        return len(value) + 2
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if hasattr(value, "tolist"):
-        return json_value(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return str(value)
+        return len(value) * 4 // 3
+    width = 2 if getattr(value, "itemsize", 8) > 4 else 1
+    return int(getattr(value, "size", 1)) * width * NUMBER_BYTES
+
+
+def check_size(num_bytes: int, limits: ClientLimits, advice: str) -> None:
+    """Refuses an answer in JSON that would be too large.
+
+    Raises:
+        Refused: 413, with `advice` on what to do.
+    """
+    most = limits.max_answer_bytes
+    if num_bytes > most:
+        raise Refused(413, f"The answer would have about {num_bytes:,} bytes; at most {most:,} are sent. {advice}")
+
+
+def picture_of_depth(result: Any, parameters: Any) -> Payload:
+    """The picture of a depth alone, for clients that ask for a picture.
+
+    Raises:
+        Refused: 422: the parameters ask for none.
+    """
+    if result["depth"] is None:
+        raise Refused(422, "parameters.with_picture: expected true, since the answer is to be a picture.")
+    return Payload(result["depth"]["bytes"], "image/png")
 
 
 def encode_recording(result: Mapping[str, Any], kind: str = "wav") -> bytes:
@@ -93,6 +161,17 @@ def encode_recording(result: Mapping[str, Any], kind: str = "wav") -> bytes:
     except soundfile.LibsndfileError:
         raise Refused(422, f"response_format: {kind} cannot hold {result['sampling_rate']:,} Hz; use wav.") from None
     return file.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not know, in types that it does."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, tuple):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _unchanged(result: Any, parameters: Any) -> Any:
@@ -154,7 +233,8 @@ def _picture(result: Any, parameters: Any) -> Payload:
 
 
 def _depth(result: Any, parameters: Any) -> Any:
-    return {"predicted_depth": result["predicted_depth"], "depth": result["depth"]["bytes"]}
+    depth = result["depth"]
+    return {"predicted_depth": result["predicted_depth"], "depth": None if depth is None else depth["bytes"]}
 
 
 def _features(result: Any, parameters: Any) -> Any:

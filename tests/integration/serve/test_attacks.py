@@ -219,6 +219,15 @@ def test_decompression_bombs_are_refused(endpoints: Endpoints) -> None:
     assert post(endpoints("automatic-speech-recognition"), slow.getvalue()).status_code == 422
 
 
+def test_answers_are_bounded_before_work_begins(endpoints: Endpoints) -> None:
+    url = endpoints("depth-estimation")
+    answer = post(url, bomb(7000, 7000))
+    assert answer.status_code == 413
+    assert "at most 67,108,864 are sent" in answer.json()["error"] and "Accept: image/png" in answer.json()["error"]
+    several = [base64.b64encode(bomb(1000, 1000)).decode()] * 7
+    assert post(url, {"inputs": several}).status_code == 413
+
+
 def test_bodies_are_counted_also_when_they_come_in_pieces(endpoints: Endpoints) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(40):

@@ -290,6 +290,14 @@ def test_an_image_becomes_an_image(client: Client) -> None:
     assert made.size == (48, 32)
 
 
+def test_a_depth_is_numbers_or_its_picture_alone(endpoints: Endpoints) -> None:
+    answer = httpx2.post(endpoints("depth-estimation"), content=picture(24, 16)).json()
+    assert answer["predicted_depth"]["shape"] == [16, 24] and len(answer["predicted_depth"]["data"]) == 16 * 24
+    alone = httpx2.post(endpoints("depth-estimation"), content=picture(24, 16), headers={"accept": "image/png"})
+    assert alone.headers["content-type"] == "image/png"
+    assert alone.content == base64.b64decode(answer["depth"])
+
+
 def test_images_become_texts_and_answers(client: Client) -> None:
     assert isinstance(client("image-to-text").image_to_text(picture()).generated_text, str)
     answers = client("visual-question-answering").visual_question_answering(picture(), "What is it?", top_k=2)
