@@ -40,7 +40,7 @@ class ClientLimits(_Config):
     max_labels: int = Field(200, gt=0, description="Candidate labels, or other choices, of one request.")
     max_new_tokens: int = Field(2048, gt=0, description="New tokens of one generated text.")
     max_sequences: int = Field(8, gt=0, description="Beams and returned sequences of a generation.")
-    max_results: int = Field(1000, gt=0, description="Results (top_k) of one input.")
+    max_results: int = Field(1000, gt=0, description="Results (top_k) of one input, for all its masks.")
     max_answer_bytes: int = Field(
         64 << 20, gt=0, description="Bytes of one answer in JSON, as estimated before it is written."
     )

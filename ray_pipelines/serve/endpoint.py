@@ -186,6 +186,15 @@ class Endpoint:
             return chunks
         if len(chunks) > most:
             return RowError("preprocess", "RowTooLarge", f"inputs: one input needs more than {most:,} forwards.")
+        if self.task.name == "fill-mask":
+            num_results = _num_candidates(runner, chunks)
+            if num_results > self.limits.max_results:
+                return RowError(
+                    "preprocess",
+                    "RowTooLarge",
+                    f"inputs: expected at most {self.limits.max_results:,} candidates for all masks together; got "
+                    f"{num_results:,}. Set top_k lower.",
+                )
         if truncate_tokens:
             chunks = [_last_tokens(chunk, truncate_tokens) for chunk in chunks]
         longest = max((_num_tokens(chunk) for chunk in chunks), default=0)
@@ -307,6 +316,15 @@ def _num_positions(model: Any) -> int | None:
 def _text_config(model: Any) -> Any:
     config: Any = getattr(model, "config", None)
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def _num_candidates(runner: Runner, chunks: list[Any]) -> int:
+    """Candidates for all masks of a text."""
+    mask = runner.steps.pipe.tokenizer.mask_token_id
+    targets = runner.steps.pipe._postprocess_params.get("target_ids")
+    top_k: int = runner.steps.parameters.top_k
+    num_masks = sum(int((chunk["input_ids"] == mask).sum()) for chunk in chunks)
+    return num_masks * (top_k if targets is None else min(top_k, len(targets)))
 
 
 def _num_tokens(chunk: Any) -> int:

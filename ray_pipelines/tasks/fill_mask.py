@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 class FillMaskParameters(Parameters):
     """Parameters of fill-mask."""
 
-    top_k: Annotated[int, pydantic.Field(gt=0, description="How many candidates to return for each mask.")] = 5
+    top_k: Annotated[
+        int,
+        pydantic.Field(gt=0, description="How many candidates to return for each mask; more than there are gives all."),
+    ] = 5
     targets: Annotated[
         str | tuple[str, ...] | None,
         pydantic.Field(description="Score only these words, rather than the whole vocabulary."),
@@ -79,6 +82,7 @@ TASK = Task(
     to_item=to_item,
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
+    pipeline_class="ray_pipelines.engine.pipelines.fill_mask:FillMaskPipeline",
     kept_outputs=("logits", "input_ids"),
     sequence_outputs=("logits", "input_ids"),
     preprocess_many=preprocess_many,

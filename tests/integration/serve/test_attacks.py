@@ -174,6 +174,16 @@ def test_costs_are_bounded_before_work_begins(endpoints: Endpoints, task: str, p
     assert time.monotonic() - start_s < 30
 
 
+def test_candidates_of_all_masks_together_are_bounded(endpoints: Endpoints) -> None:
+    url, text = endpoints("fill-mask"), "[MASK] " * 30
+    answer = post(url, {"inputs": text, "parameters": {"top_k": 34}})
+    assert (answer.status_code, "got 1,020" in answer.json()["error"]) == (413, True)
+    for parameters in ({"top_k": 33}, {"top_k": 1000, "targets": ["the", "a"]}):
+        made = post(url, {"inputs": text, "parameters": parameters})
+        assert (made.status_code, len(made.json())) == (200, 30)
+    assert post(url, {"inputs": "A [MASK].", "parameters": {"top_k": 1000}}).status_code == 200, "more than it knows"
+
+
 def test_a_naive_server_makes_of_thirteen_bytes_what_they_ask_for() -> None:
     from transformers.pipelines.zero_shot_classification import ZeroShotClassificationArgumentHandler
 
