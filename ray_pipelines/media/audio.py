@@ -15,10 +15,10 @@ import numpy as np
 
 from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
-from ray_pipelines.media.containers import container_of, open_blocks
+from ray_pipelines.media.containers import container_of, duration_s, open_blocks
 from ray_pipelines.media.limits import MediaLimits
 
-__all__ = ["encode_wav", "load_audio"]
+__all__ = ["encode_wav", "load_audio", "num_seconds"]
 
 BLOCK_FRAMES = 1 << 20
 PCM_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 16}
@@ -50,6 +50,18 @@ def load_audio(value: Any, limits: MediaLimits, sampling_rate: int | None) -> An
     if rate:
         _check_seconds(len(samples) / rate, limits)
     return _joined(_resampled(iter([samples]), rate, sampling_rate))
+
+
+def num_seconds(data: bytes) -> float | None:
+    """How long an encoded recording lasts, by its header alone; None where that does not say or cannot be read."""
+    import soundfile
+
+    if container := container_of(data):
+        return duration_s(data, container)
+    try:
+        return float(soundfile.info(io.BytesIO(data)).duration) or None
+    except soundfile.SoundFileError:
+        return None
 
 
 def encode_wav(samples: Any, sampling_rate: int, subtype: Literal["PCM_16", "PCM_24", "FLOAT"] = "PCM_16") -> bytes:

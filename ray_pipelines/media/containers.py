@@ -14,7 +14,7 @@ import numpy as np
 
 from ray_pipelines.errors import MediaError
 
-__all__ = ["container_of", "open_blocks"]
+__all__ = ["container_of", "duration_s", "open_blocks"]
 
 SIGNATURES = {b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf"}
 
@@ -30,6 +30,19 @@ def container_of(data: bytes) -> str | None:
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return "aac"
     return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def duration_s(data: bytes, container: str) -> float | None:
+    """Seconds of a file, by its header; None where that does not say or cannot be read."""
+    try:
+        import av
+    except ImportError:
+        return None
+    try:
+        with av.open(io.BytesIO(data), format=container, metadata_errors="ignore") as file:
+            return float(file.duration / av.time_base) if file.duration else None
+    except (av.FFmpegError, ValueError):
+        return None
 
 
 def open_blocks(data: bytes, container: str) -> tuple[int, Iterator[np.ndarray]]:

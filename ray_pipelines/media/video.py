@@ -21,7 +21,7 @@ from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media import read_bytes
 from ray_pipelines.media.limits import MediaLimits
 
-__all__ = ["Video", "load_video"]
+__all__ = ["Video", "load_video", "num_decoded_pixels"]
 
 MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 SIGNATURES = {
@@ -78,20 +78,24 @@ class Video:
             choose: Makes the indices, in ascending order, from the number of frames.
 
         Raises:
-            MediaError: The video cannot be decoded.
+            MediaError: The video cannot be decoded, or the frames have too many pixels.
         """
         indices = np.asarray(choose(self.num_frames), dtype=np.int64)
+        self._check_taken(len(indices))
         if isinstance(self.source, np.ndarray):
             return self.source[indices]
-        frames = self._decoded(indices)
-        if len(frames) < len(np.unique(indices)):
+        frames, is_whole = self._decoded(indices)
+        if not is_whole:
             with _opened(self.source) as stream:
                 self.num_frames = self._count(stream)
             if self.num_frames == 0:
                 raise MediaError("video: has no frames.")
             indices = np.asarray(choose(self.num_frames), dtype=np.int64)
-            frames = self._decoded(indices)
-        return np.stack([frames[index] for index in indices.tolist()])
+            self._check_taken(len(indices))
+            frames, is_whole = self._decoded(indices)
+            if not is_whole:
+                raise MediaError("video: has fewer frames when it is read again.")
+        return frames
 
     def __len__(self) -> int:
         return self.num_frames
@@ -100,22 +104,23 @@ class Video:
         frames = self.sample(np.arange)
         return frames if dtype is None else frames.astype(dtype)
 
-    def _decoded(self, indices: np.ndarray) -> dict[int, np.ndarray]:
-        """The frames at `indices` by their index, as far as the video has them."""
-        wanted = set(indices.tolist())
-        last = max(wanted, default=-1)
-        frames: dict[int, np.ndarray] = {}
+    def _decoded(self, indices: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The frames at `indices`, and whether the video has all of them."""
         assert isinstance(self.source, bytes)
+        frames = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
+        missing = set(indices.tolist())
+        last = max(missing, default=-1)
+        height, width = (self.width, self.height) if self.num_turns % 2 else (self.height, self.width)
         with _opened(self.source) as stream:
             for index, frame in enumerate(stream.container.decode(stream)):
                 self._check_seconds(frame.time)
-                if index in wanted:
-                    height, width = (self.width, self.height) if self.num_turns % 2 else (self.height, self.width)
+                if index in missing:
+                    missing.remove(index)
                     stored = frame.to_ndarray(format="rgb24", width=width, height=height)
-                    frames[index] = np.rot90(stored, self.num_turns)
+                    frames[indices == index] = np.rot90(stored, self.num_turns)
                 if index >= last:
                     break
-        return frames
+        return frames, not missing
 
     def _count(self, stream: Any) -> int:
         num_frames = 0
@@ -124,6 +129,14 @@ class Video:
             self._check(num_frames)
             self._check_seconds(frame.time)
         return num_frames
+
+    def _check_taken(self, num_frames: int) -> None:
+        num_pixels = num_frames * self.height * self.width
+        if num_pixels > self.limits.max_taken_pixels:
+            raise MediaError(
+                f"video: {num_frames:,} frames of it are asked for, which have {num_pixels:,} pixels; the limit is "
+                f"{self.limits.max_taken_pixels:,} (limits.max_taken_pixels)."
+            )
 
     def _check_seconds(self, seconds: float | None) -> None:
         if seconds is not None and seconds > self.limits.max_seconds:
@@ -151,7 +164,7 @@ def load_video(value: Any, limits: MediaLimits) -> Video:
     Args:
         value: Encoded bytes, a `{bytes, path}` struct, a path or URI, a `Video`, or decoded frames:
             `uint8[num_frames, height, width, 3]`.
-        limits: `max_seconds`, `max_frames`, `max_pixels` of one frame, and `max_bytes`.
+        limits: `max_seconds`, `max_frames`, `max_pixels` of one frame, `max_taken_pixels`, and `max_bytes`.
 
     Raises:
         InvalidInput: `value` is none of these.
@@ -166,6 +179,19 @@ def load_video(value: Any, limits: MediaLimits) -> Video:
             )
         return Video(value, limits)
     return Video(read_bytes(value, "video", limits), limits)
+
+
+def num_decoded_pixels(data: bytes) -> int:
+    """Pixels of all frames of an encoded video, by its header alone; of one where that does not say how many.
+
+    0 where the header cannot be read.
+    """
+    try:
+        with _opened(data) as stream:
+            num_frames = stream.frames or int((_duration_s(stream) or 0) * (stream.average_rate or 0))
+            return max(num_frames, 1) * int(stream.height * stream.width)
+    except MediaError:
+        return 0
 
 
 @contextmanager

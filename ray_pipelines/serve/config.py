@@ -48,6 +48,13 @@ class ClientLimits(_Config):
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of one image or frame; limits.max_pixels if less.")
     max_seconds: float = Field(600, gt=0, description="Seconds of one recording; limits.max_seconds if less.")
     max_frames: int = Field(2_000, gt=0, description="Frames of one video; limits.max_frames if less.")
+    max_total_pixels: int = Field(300_000_000, gt=0, description="Pixels of all images of one request together.")
+    max_total_seconds: float = Field(1200, gt=0, description="Seconds of all recordings of one request together.")
+    max_total_frame_pixels: int = Field(
+        5_000_000_000,
+        gt=0,
+        description="Pixels of all frames of all videos of one request together, also those that no model looks at.",
+    )
 
 
 class ServeConfig(_Config):
@@ -130,6 +137,7 @@ class Serving(_Config):
         own, client = self.limits, self.serve.limits
         return MediaLimits(
             max_pixels=min(own.max_pixels, client.max_pixels),
+            max_taken_pixels=own.max_taken_pixels,
             max_seconds=min(own.max_seconds, client.max_seconds),
             max_frames=min(own.max_frames, client.max_frames),
             max_bytes=min(own.max_bytes, client.max_body_bytes),

@@ -30,7 +30,9 @@ from ray_pipelines.serve.parameters import RequestParameters, client_parameters,
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import NUMBER_BYTES, QUICK_BYTES, Payload, check_size, encode, picture_of_depth, reply
 from ray_pipelines.serve.requests import Call, parse_body, parse_call
+from ray_pipelines.serve.rows import MEDIA
 from ray_pipelines.serve.scheduler import Scheduler
+from ray_pipelines.serve.totals import check_totals
 
 __all__ = ["Endpoint"]
 
@@ -93,12 +95,15 @@ class Endpoint:
         return await self._read(len(body), read)
 
     async def _read(self, num_bytes: int, function: Callable[[], T]) -> T:
-        """`function()`; in a thread of its own where a body is large, or a host may be slow."""
-        is_quick = num_bytes < QUICK_BYTES and self._fetch is None
+        """`function()`; in a thread of its own where a body is large, may hold files, or a host may be slow."""
+        has_files = any(field.modality in (*MEDIA, "chat") for field in self.task.inputs)
+        is_quick = num_bytes < QUICK_BYTES and self._fetch is None and not has_files
         return function() if is_quick else await asyncio.to_thread(function)
 
     def _call(self, values: Mapping[str, Any]) -> Call:
-        return parse_call(self.task, values, self.limits, self._fetch)
+        call = parse_call(self.task, values, self.limits, self._fetch)
+        check_totals(self.task, call.rows, self.limits)
+        return call
 
     async def answer(self, call: Call, as_picture: bool = False) -> Payload:
         """The answer to a request, in JSON or, where the result is a file, as that.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
-from ray_pipelines.errors import InvalidInput
+from ray_pipelines.errors import InvalidInput, MediaError
 from ray_pipelines.media.video import Video
 
 __all__ = ["take_videos", "with_named_videos"]
@@ -53,7 +53,11 @@ def _fetch(names: str | Sequence[Any], sample_indices_fn: Callable[..., Any] | N
         sample_indices_fn: The processor's rule, from metadata to indices of frames; None for all frames.
     """
     if not isinstance(names, str):
-        frames, metadata = zip(*(_fetch(name, sample_indices_fn) for name in names), strict=True)
+        fetched: list[tuple[Any, Any]] = []
+        for name in names:
+            fetched.append(_fetch(name, sample_indices_fn))
+            _check_together([frames for frames, _ in fetched], name)
+        frames, metadata = zip(*fetched, strict=True)
         return frames, metadata
     if not isinstance(names, _Name):
         raise InvalidInput(f"videos: expected a decoded video; got the name {names!r:.80}, which is never opened.")
@@ -70,3 +74,14 @@ def _fetch(names: str | Sequence[Any], sample_indices_fn: Callable[..., Any] | N
         return indices
 
     return video.sample(choose), found[-1]
+
+
+def _check_together(frames: Sequence[Any], name: Any) -> None:
+    """Videos of a row are in memory at once."""
+    limit = name.video.limits.max_taken_pixels if isinstance(name, _Name) else None
+    num_pixels = sum(one.size // 3 for one in frames if isinstance(one, np.ndarray))
+    if limit is not None and num_pixels > limit:
+        raise MediaError(
+            f"videos: the frames that are asked for have {num_pixels:,} pixels together; the limit is {limit:,} "
+            "(limits.max_taken_pixels)."
+        )

@@ -9,6 +9,7 @@ import numpy as np
 import transformers
 from transformers.video_utils import VideoMetadata
 
+from ray_pipelines.engine.memory import is_out_of_memory, raise_if_device_lost
 from ray_pipelines.errors import InvalidInput
 from ray_pipelines.media.video import Video
 
@@ -46,11 +47,33 @@ class VideoClassificationPipeline(transformers.VideoClassificationPipeline):  # 
             inputs = self.video_processor(frames, do_sample_frames=False, return_tensors="pt")
         return dict(inputs.to(self.dtype))
 
-    def _num_frames(self) -> int:
+    def _forward(self, model_inputs: dict[str, Any]) -> Any:
+        """The model's outputs.
+
+        Raises:
+            InvalidInput: The model fails on a number of frames that it was not made for.
+        """
+        try:
+            return super()._forward(model_inputs)
+        except RuntimeError as error:
+            num_frames = next(iter(model_inputs.values())).shape[1]
+            if is_out_of_memory(error) or self._own_num_frames in (None, num_frames):
+                raise
+            raise_if_device_lost(error)
+            raise InvalidInput(
+                f"num_frames: this model takes {self._own_num_frames} frames; got {num_frames}."
+            ) from error
+
+    @property
+    def _own_num_frames(self) -> int | None:
         config = self.model.config
-        num_frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+        return getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+
+    def _num_frames(self) -> int:
+        num_frames = self._own_num_frames
         if num_frames is None:
-            raise ValueError(f"num_frames: {type(config).__name__} does not say how many frames to take; set it.")
+            config = type(self.model.config).__name__
+            raise ValueError(f"num_frames: {config} does not say how many frames to take; set it.")
         return int(num_frames)
 
     def _spread(self, total: int, *, video: Video, num_frames: int) -> np.ndarray:

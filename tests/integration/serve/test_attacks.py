@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+import soundfile
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.cases.vision import video
 from tests.integration.serve.conftest import MODELS
 from tests.integration.serve.test_clients import picture, recording
 
@@ -236,6 +239,22 @@ def test_answers_are_bounded_before_work_begins(endpoints: Endpoints) -> None:
     assert "at most 67,108,864 are sent" in answer.json()["error"] and "Accept: image/png" in answer.json()["error"]
     several = [base64.b64encode(bomb(1000, 1000)).decode()] * 7
     assert post(url, {"inputs": several}).status_code == 413
+
+
+def test_files_of_one_request_are_bounded_together(endpoints: Endpoints) -> None:
+    pictures = [base64.b64encode(bomb(7000, 7000)).decode()] * 100
+    answer = post(endpoints("image-classification"), {"inputs": pictures})
+    assert (answer.status_code, "4,900,000,000" in answer.json()["error"]) == (413, True)
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(600 * 8000, dtype=np.int16), 8000, format="FLAC")
+    recordings = [base64.b64encode(silence.getvalue()).decode()] * 8
+    assert post(endpoints("automatic-speech-recognition"), {"inputs": recordings}).status_code == 413
+
+
+def test_a_number_of_frames_that_the_model_does_not_take_is_no_error_of_the_server(endpoints: Endpoints) -> None:
+    body = {"inputs": base64.b64encode(video(20)).decode(), "parameters": {"num_frames": 10}}
+    answer = post(endpoints("video-classification"), body)
+    assert (answer.status_code, "this model takes 4 frames" in answer.json()["error"]) == (422, True)
 
 
 def test_bodies_are_counted_also_when_they_come_in_pieces(endpoints: Endpoints) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import wave
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, MediaError
-from ray_pipelines.media.video import Video, load_video
+from ray_pipelines.media.video import Video, load_video, num_decoded_pixels
 from tests.cases.vision import all_frames, video
 
 LIMITS = MediaLimits()
@@ -60,6 +61,31 @@ def test_limits_are_kept(container: str) -> None:
         load_video(data, MediaLimits(max_bytes=100))
     with pytest.raises(MediaError, match=r"the limit is 0\.4 s \(limits\.max_seconds\)"):
         load_video(data, MediaLimits(max_seconds=0.4)).sample(lambda num_frames: [num_frames - 1])
+
+
+@pytest.mark.parametrize("source", (video(6), all_frames(video(6))), ids=("encoded", "decoded"))
+def test_frames_are_bounded_together_before_they_are_decoded(source: bytes | np.ndarray) -> None:
+    loaded = load_video(source, MediaLimits(max_taken_pixels=5 * 1536))
+    assert len(loaded.sample(lambda num_frames: range(1, num_frames))) == 5
+    with pytest.raises(MediaError, match=r"6 frames .* 9,216 pixels; the limit is 7,680 \(limits\.max_taken_pixels\)"):
+        np.asarray(loaded)
+
+
+def test_frames_are_in_memory_once() -> None:
+    loaded = load_video(video(40, size=(320, 240)), LIMITS)
+    tracemalloc.start()
+    try:
+        frames = np.asarray(loaded)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert frames.nbytes <= peak < 1.2 * frames.nbytes
+
+
+@pytest.mark.parametrize("container", ("mp4", "matroska", "avi"))
+def test_the_pixels_of_all_frames_stand_in_the_header(container: str) -> None:
+    assert num_decoded_pixels(video(7, container=container)) == 7 * 32 * 48
+    assert num_decoded_pixels(b"not a video") == 0
 
 
 @pytest.mark.parametrize("degrees", (0, 90, 180, -90))
