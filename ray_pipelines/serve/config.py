@@ -36,6 +36,9 @@ class ClientLimits(_Config):
     max_body_bytes: int = Field(16 << 20, gt=0, description="Bytes of one request.")
     max_inputs: int = Field(128, gt=0, description="Inputs of one request, where it has a list of them.")
     max_text_chars: int = Field(1_000_000, gt=0, description="Characters of one text.")
+    max_table_chars: int = Field(
+        50_000, gt=0, description="Characters of one table as JSON, times the number of questions about it."
+    )
     max_tokens: int = Field(8192, gt=0, description="Tokens of one input; the model's own positions if less.")
     max_labels: int = Field(200, gt=0, description="Candidate labels, or other choices, of one request.")
     max_new_tokens: int = Field(2048, gt=0, description="New tokens of one generated text.")

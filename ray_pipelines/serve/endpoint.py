@@ -25,6 +25,7 @@ from ray_pipelines.media.image import num_pixels
 from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.client_json import json_object
 from ray_pipelines.serve.config import Serving
+from ray_pipelines.serve.cpu import one_at_a_time
 from ray_pipelines.serve.fetch import fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
@@ -161,7 +162,8 @@ class Endpoint:
             Refused: The first row that fails.
         """
         runner = self.runner(parameters)
-        work = [asyncio.ensure_future(self._result(runner, fields, parameters)) for fields in rows]
+        with one_at_a_time():
+            work = [asyncio.ensure_future(self._result(runner, fields, parameters)) for fields in rows]
         try:
             return list(await asyncio.gather(*work))
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,10 @@ class RowReader:
         if unknown:
             raise Refused(422, f"inputs.{str(unknown[0])[:40]}: is not known; {self.task.name} has "
                                f"{', '.join(sorted(names))}.")  # fmt: skip
-        return {name: self.value(self.task.field(name), value) for name, value in fields.items() if value is not None}
+        row = {name: self.value(self.task.field(name), value) for name, value in fields.items() if value is not None}
+        if "table" in row:
+            self._check_table(row)
+        return row
 
     def value(self, field: Field, value: Any) -> Any:
         if takes_chats(self.task, field):
@@ -81,6 +85,19 @@ class RowReader:
         checked, num_chars = safe_value(value, name, self.limits.max_text_chars - self.num_chars)
         self.num_chars += num_chars
         return checked
+
+    def _check_table(self, row: Mapping[str, Any]) -> None:
+        """A table is made into tokens whole, once for each question, however few of its rows the model takes."""
+        queries = row.get("query")
+        num_queries = len(queries) if isinstance(queries, list) else 1
+        num_chars = len(json.dumps(row["table"], ensure_ascii=False)) * num_queries
+        most = self.limits.max_table_chars
+        if num_chars > most:
+            raise Refused(
+                413,
+                f"table: expected at most {most:,} characters, times the number of questions; got {num_chars:,}. Send "
+                "fewer rows, or fewer questions at once.",
+            )
 
     def _named_files(self, value: Any, field: Field) -> dict[str, bytes]:
         if not isinstance(value, Mapping):

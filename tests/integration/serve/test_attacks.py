@@ -251,6 +251,12 @@ def test_files_of_one_request_are_bounded_together(endpoints: Endpoints) -> None
     assert post(endpoints("automatic-speech-recognition"), {"inputs": recordings}).status_code == 413
 
 
+def test_tables_that_take_a_minute_to_tokenize_are_refused(endpoints: Endpoints) -> None:
+    table = {f"column {number}": ["some other words"] * 4500 for number in range(10)}
+    answer = post(endpoints("table-question-answering"), {"inputs": {"query": "Who?", "table": table}})
+    assert (answer.status_code, "fewer rows" in answer.json()["error"]) == (413, True)
+
+
 def test_a_number_of_frames_that_the_model_does_not_take_is_no_error_of_the_server(endpoints: Endpoints) -> None:
     body = {"inputs": base64.b64encode(video(20)).decode(), "parameters": {"num_frames": 10}}
     answer = post(endpoints("video-classification"), body)

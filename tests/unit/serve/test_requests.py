@@ -115,3 +115,17 @@ def test_samples_are_numbers_of_a_sensible_size() -> None:
     for value in ([10**400], ["a"], [[1.0]], {"a": 1}, [None]):
         body = {"inputs": {"audio": {"array": value, "sampling_rate": 16_000}}}
         assert status("automatic-speech-recognition", body) == 422
+
+
+def test_tables_are_bounded_by_what_their_questions_cost() -> None:
+    limits = ClientLimits(max_table_chars=200)
+
+    def ask(num_rows: int, query: Any) -> Any:
+        body = {"inputs": {"table": {"a": ["x"] * num_rows, "b": [1] * num_rows}, "query": query}}
+        return parse_call(tasks.get("table-question-answering"), body, limits).rows
+
+    assert ask(10, "?") and ask(5, ["?"] * 3)
+    for num_rows, query in ((30, "?"), (10, ["?"] * 3)):
+        with pytest.raises(Refused, match="table: expected at most 200 characters") as refused:
+            ask(num_rows, query)
+        assert refused.value.status == 413
