@@ -95,7 +95,7 @@ def test_a_request_has_one_deadline_for_all_of_its_parts(slow: str, path: str, b
 
 def test_more_generations_than_there_is_time_for_are_told_to_come_again(slow: str) -> None:
     num_steps_when_idle(slow)
-    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 40, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 15, "temperature": 0}
     url = slow + "/v1/chat/completions"
     assert httpx2.post(url, json=body, timeout=60).status_code == 200
     with ThreadPoolExecutor(40) as threads:
