@@ -4,7 +4,8 @@
     serve deploy config.yaml                 # import_path: ray_pipelines.serve:app, args: {task: …, model: …}
     start(serving)                           # from Python
 
-The model is pinned to a commit once, by whoever builds the application, so that all replicas hold the same weights.
+The model is pinned to a commit once, by whoever builds the application, so that all replicas hold the same weights; the
+keys that open it are those in the builder's environment, or else in that of the replica (`security.py`).
 A replica also takes blocks of rows from batch jobs (`run_rows`), which share the device with requests; see
 `scheduler.py`.
 """
@@ -33,6 +34,7 @@ from ray_pipelines.engine.process import loading_process
 from ray_pipelines.errors import JobError
 from ray_pipelines.serve.autoscaling import OnlineLoad
 from ray_pipelines.serve.config import ServeConfig, Serving, read_serving, validate_serving
+from ray_pipelines.serve.security import Guard
 
 __all__ = ["PipelineReplica", "app", "run_until_interrupted", "start"]
 
@@ -50,9 +52,11 @@ class PipelineReplica:
     Args:
         serving: The specification.
         pinned: The model, pinned.
+        guard: Keys of whoever has built the application.
     """
 
-    def __init__(self, serving: Serving, pinned: PinnedModel) -> None:
+    def __init__(self, serving: Serving, pinned: PinnedModel, guard: Guard) -> None:
+        self.guard = guard
         with loading_process():
             self._load(serving, pinned)
 
@@ -79,9 +83,8 @@ class PipelineReplica:
     def __serve_build_asgi_app__(self) -> Any:
         """The routes; Serve asks for them once the replica is loaded."""
         from ray_pipelines.serve.http import build_app
-        from ray_pipelines.serve.security import Guard
 
-        guard = Guard.from_environment(required=not self.endpoint.serving.serve.open_to_all)
+        guard = self.guard.in_replica(open_to_all=self.endpoint.serving.serve.open_to_all)
         return build_app(self.endpoint, guard, self.meter.request)
 
     async def run_rows(self, batch: RowBatch) -> RowAnswers:
@@ -221,7 +224,7 @@ def _bind(serving: Serving) -> Application:
         logging_config=LoggingConfig(enable_access_log=False),
         **scaling,
     )
-    return deployment.bind(serving, pinned)
+    return deployment.bind(serving, pinned, Guard.from_environment())
 
 
 def _autoscaling(options: ServeConfig) -> AutoscalingConfig:

@@ -1,10 +1,11 @@
-"""Who may ask: bearer keys from the environment, compared in constant time."""
+"""Who may ask: bearer keys from the environment, of which only digests are kept, compared in constant time."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,28 +19,44 @@ KEYS, KEYS_FILE = "RAY_PIPELINES_API_KEYS", "RAY_PIPELINES_API_KEYS_FILE"
 
 @dataclass(frozen=True)
 class Guard:
-    """Checks keys.
+    """Checks keys. It travels from whoever builds an application to the replicas, and holds no key itself.
 
     Attributes:
-        keys: Keys that open; without any, everybody may ask.
+        digests: SHA-256 of each key that opens; without any, everybody may ask.
     """
 
-    keys: tuple[str, ...] = ()
+    digests: tuple[bytes, ...] = ()
 
     @classmethod
-    def from_environment(cls, *, required: bool = False) -> Guard:
-        """The keys in `RAY_PIPELINES_API_KEYS` (separated by commas or spaces) or in the file that `…_FILE` names.
+    def of(cls, keys: Iterable[str]) -> Guard:
+        """The guard whom `keys` satisfy."""
+        return cls(tuple(_digest(key.encode()) for key in keys))
+
+    @classmethod
+    def from_environment(cls) -> Guard:
+        """The keys in `RAY_PIPELINES_API_KEYS` (separated by commas or spaces) and in the file that `…_FILE` names.
 
         Raises:
-            ConfigError: There are none, and they are required.
+            ConfigError: The file cannot be read.
         """
         text = os.environ.get(KEYS, "")
         if file := os.environ.get(KEYS_FILE):
-            text += " " + Path(file).read_text()
-        keys = tuple(text.replace(",", " ").split())
-        if required and not keys:
+            try:
+                text += " " + Path(file).read_text()
+            except OSError as error:
+                raise ConfigError(f"{KEYS_FILE}: cannot read {file!r} ({error.strerror or error}).") from None
+        return cls.of(text.replace(",", " ").split())
+
+    def in_replica(self, *, open_to_all: bool) -> Guard:
+        """This guard; without a key, that of the replica's own environment.
+
+        Raises:
+            ConfigError: That has none either, and the endpoint is not open to all.
+        """
+        guard = self if self.digests else Guard.from_environment()
+        if not guard.digests and not open_to_all:
             raise ConfigError(f"serve.open_to_all: is false, so expected keys in {KEYS}; got none.")
-        return cls(keys)
+        return guard
 
     def check(self, authorization: bytes | None) -> None:
         """Lets a request pass.
@@ -50,14 +67,18 @@ class Guard:
         Raises:
             Refused: 401: its key is missing or wrong.
         """
-        if not self.keys:
+        if not self.digests:
             return
         scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not _is_among(given.strip(), self.keys):
+        if scheme.lower() != b"bearer" or not self._opens(given.strip()):
             raise Refused(401, "A valid key is needed: Authorization: Bearer KEY.", "unauthorized")
 
+    def _opens(self, key: bytes) -> bool:
+        """Compares with every digest, however early one fits."""
+        given = _digest(key)
+        fits = [hmac.compare_digest(given, digest) for digest in self.digests]
+        return any(fits)
 
-def _is_among(given: bytes, keys: Sequence[str]) -> bool:
-    """Compares with every key, however early one fits."""
-    fits = [hmac.compare_digest(given, key.encode()) for key in keys]
-    return any(fits)
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,104 @@
+"""`ray-pipelines serve` on a cluster that already runs, as several people share it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import httpx2
+import pytest
+import yaml
+
+from tests.machine import free_ports
+from tests.ray_nodes import RayNode
+
+Model = Callable[[str], str]
+ROOT = Path(__file__).parents[2]
+KEY = "my-secret-key"
+
+
+class Cluster:
+    """A cluster of two CPUs that knows no keys, and the commands that are run on it.
+
+    Attributes:
+        address: Where it answers.
+        port: Where its Serve is to listen.
+        folder: Ray's files.
+    """
+
+    def __init__(self, folder: str, job_file: Path) -> None:
+        ports = free_ports(2)
+        self.address, self.port = f"127.0.0.1:{ports[0]}", ports[1]
+        self.folder = Path(folder)
+        self._job_file = job_file
+        options = ["--head", f"--port={ports[0]}", "--num-cpus=2", "--include-dashboard=false"]
+        self.node = RayNode(folder, options, os.environ | {"RAY_AUTH_MODE": "disabled"})
+        self.node.wait()
+
+    def command(self, *settings: str, options: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """A `ray-pipelines serve` that has begun."""
+        arguments = [part for setting in settings for part in ("--set", setting)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray_pipelines", "serve", str(self._job_file), *arguments, *options],
+            env={
+                **os.environ,
+                "COLUMNS": "200",
+                "NO_COLOR": "1",
+                "RAY_AUTH_MODE": "disabled",
+                "RAY_ADDRESS": self.address,
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    @contextlib.contextmanager
+    def serving(self, *settings: str, options: Sequence[str] = (), **environment: str) -> Iterator[str]:
+        """The line that says where an endpoint answers, while it does."""
+        with self.command(*settings, options=options, **environment) as process:
+            try:
+                assert process.stdout is not None and process.stderr is not None
+                process.stdout.readline()
+                line = process.stdout.readline()
+                assert "Answers at" in line, process.stderr.read()
+                yield line
+            finally:
+                process.terminate()
+                process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def cluster(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    file = tmp_path_factory.mktemp("serve") / "job.yaml"
+    values = {"task": "text-classification", "model": model("bert-classifier"), "workers": {"num_cpus": 0.5}}
+    file.write_text(yaml.safe_dump(values))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        cluster = Cluster(folder, file)
+        try:
+            yield cluster
+        finally:
+            cluster.node.stop()
+            cluster.node.join()
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster) -> Iterator[str]:
+    """An endpoint called `first` whose key is in the environment of its command only."""
+    settings = ("serve.name=first", "serve.route_prefix=/first")
+    with cluster.serving(*settings, options=["--port", str(cluster.port)], RAY_PIPELINES_API_KEYS=KEY):
+        yield f"http://127.0.0.1:{cluster.port}/first"
+
+
+def test_keys_of_the_command_hold_on_a_cluster_that_does_not_know_them(url: str, cluster: Cluster) -> None:
+    for headers, status in (({}, 401), ({"authorization": "Bearer x"}, 401), ({"authorization": f"Bearer {KEY}"}, 200)):
+        assert httpx2.post(url, json={"inputs": "Hello"}, headers=headers, timeout=60).status_code == status
+    logs = [file.read_bytes() for file in cluster.folder.rglob("*") if file.suffix in (".log", ".out", ".err")]
+    assert logs and not any(KEY.encode() in log for log in logs)
