@@ -282,12 +282,15 @@ def plan(
 def serve_endpoint(
     job_file: JobFile,
     settings: Settings = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
 ) -> None:
     """Serve the model of a job file over HTTP: Hugging Face's Inference API, and OpenAI's where the task has a place.
 
-    read, write and inputs of the file are left aside. Keys that clients must send stand in RAY_PIPELINES_API_KEYS.
+    read, write and inputs of the file are left aside. Keys that clients must send stand in RAY_PIPELINES_API_KEYS. If
+    Serve runs on the cluster already, the endpoint answers where that listens.
 
     Example: ray-pipelines serve jobs/text-classification.yaml --set serve.replicas=2
     """
@@ -297,12 +300,11 @@ def serve_endpoint(
         serving = read_serving(job_file, settings or [])
     except ConfigError as error:
         _fail(error, error.exit_status, f"{job_file}: ")
-    from ray_pipelines.serve.application import run_until_interrupted
+    from ray_pipelines.serve.starting import run_until_interrupted
 
-    url = f"http://{host}:{port}{serving.serve.route_prefix.rstrip('/')}"
     out.print(f"Starting {serving.task} with {escape(serving.model.name or 'the default model')} …")
 
-    def answers() -> None:
+    def answers(url: str) -> None:
         out.print(f"[green]Answers at {url}[/]; {url}/info says what it takes. Ctrl-C ends it.", soft_wrap=True)
         out.print(
             f'  InferenceClient("{url}") of huggingface_hub, or curl {url} -d \'{{"inputs": …}}\'', highlight=False

@@ -16,7 +16,7 @@ in front of it would cost more than the forward of a small encoder.
     security.py   keys    fetch.py   allowed URLs         refusals.py    errors as answers
     stopping.py   what nobody waits for any more
     application.py  on Ray Serve                          metrics.py     for Prometheus
-    autoscaling.py  how many replicas
+    autoscaling.py  how many replicas                     starting.py    beside what else Serve runs
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["app", "start"]  # loaded when first asked for
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ray_pipelines.serve import application
+        from ray_pipelines.serve import application, starting
 
-        return getattr(application, name)
+        return getattr(starting if name == "start" else application, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

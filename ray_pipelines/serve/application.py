@@ -2,7 +2,7 @@
 
     serve run ray_pipelines.serve:app task=text-classification model=org/model
     serve deploy config.yaml                 # import_path: ray_pipelines.serve:app, args: {task: …, model: …}
-    start(serving)                           # from Python
+    start(serving)                           # from Python: starting.py
 
 The model is pinned to a commit once, by whoever builds the application, so that all replicas hold the same weights; the
 keys that open it are those in the builder's environment, or else in that of the replica (`security.py`).
@@ -12,11 +12,8 @@ A replica also takes blocks of rows from batch jobs (`run_rows`), which share th
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,6 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
 from ray_pipelines import tasks
-from ray_pipelines.cluster import living_cluster
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.hub import PinnedModel, looks_like_path, resolve_model
 from ray_pipelines.engine.identity import model_identity
@@ -36,7 +32,7 @@ from ray_pipelines.serve.autoscaling import OnlineLoad
 from ray_pipelines.serve.config import ServeConfig, Serving, read_serving, validate_serving
 from ray_pipelines.serve.security import Guard
 
-__all__ = ["PipelineReplica", "app", "run_until_interrupted", "start"]
+__all__ = ["PipelineReplica", "app", "bind", "model_id"]
 
 DEPLOYMENT = "pipeline"
 MAX_ONGOING_REQUESTS = 4096
@@ -147,62 +143,17 @@ def app(args: dict[str, Any]) -> Application:
     settings = {name: value for name, value in args.items() if name != "job"}
     if "job" in args:
         overrides = [f"{name}={value}" for name, value in settings.items()]
-        return _bind(read_serving(str(args["job"]), overrides))
-    return _bind(validate_serving(_nested(settings)))
+        return bind(read_serving(str(args["job"]), overrides))
+    return bind(validate_serving(_nested(settings)))
 
 
-def start(serving: Serving, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Starts the application on the connected cluster, or on a local one, and waits until it answers.
-
-    Raises:
-        ModelLoadError: The model's name cannot be resolved.
-    """
-    serve.start(http_options={"host": host, "port": port})
-    serve.run(_bind(serving), name=serving.serve.name, route_prefix=serving.serve.route_prefix)
-
-
-def run_until_interrupted(serving: Serving, host: str, port: int, on_start: Callable[[], None]) -> None:
-    """Serves until Ctrl-C, or SIGTERM as containers get it, and takes the application away then.
-
-    Args:
-        serving: What to serve.
-        host, port: Where to listen.
-        on_start: Called once the endpoint answers.
+def bind(serving: Serving) -> Application:
+    """The application for `serve.run`, with the model pinned and the keys of this environment.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
+        ConfigError: The model is no folder, or a file of keys cannot be read.
         ModelLoadError: The model's name cannot be resolved.
-        JobError: The replica cannot load the model.
     """
-    import ray
-
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        start(serving, host=host, port=port)
-    except RuntimeError as error:
-        raise JobError(f"{serving.task}: {_why_not_started(serving.serve.name, error)}") from error
-    try:
-        on_start()
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        serve.delete(serving.serve.name)
-
-
-def _why_not_started(name: str, error: RuntimeError) -> str:
-    """The replica's reason, or else that of Serve, whose proxy's alerts stand among much else."""
-    found = serve.status().applications.get(name)
-    if found is not None and found.message.strip():
-        return f"the replica cannot start: {found.message.strip().splitlines()[-1]}"
-    lines = str(error).strip().splitlines()
-    alerts = [line.split(" : ")[-1].strip() for line in lines if "[ALERT]" in line]
-    return f"Serve cannot start: {'; '.join(alerts[:2]) or lines[-1]}"
-
-
-def _bind(serving: Serving) -> Application:
     task = tasks.get(serving.task)
     pinned = resolve_model(task.name, serving.model, {})
     options = serving.serve

@@ -74,6 +74,13 @@ class Cluster:
                 process.communicate(timeout=60)
         assert process.returncode == 0
 
+    def refusal(self, *settings: str, options: Sequence[str] = ()) -> tuple[int, str]:
+        """The exit status and the one line of an endpoint that does not start."""
+        with self.command(*settings, options=options) as process:
+            _, stderr = process.communicate(timeout=120)
+        (line,) = stderr.splitlines()
+        return process.returncode, line
+
 
 @pytest.fixture(scope="module")
 def cluster(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -102,3 +109,17 @@ def test_keys_of_the_command_hold_on_a_cluster_that_does_not_know_them(url: str,
         assert httpx2.post(url, json={"inputs": "Hello"}, headers=headers, timeout=60).status_code == status
     logs = [file.read_bytes() for file in cluster.folder.rglob("*") if file.suffix in (".log", ".out", ".err")]
     assert logs and not any(KEY.encode() in log for log in logs)
+
+
+def test_an_endpoint_answers_where_serve_listens(url: str, cluster: Cluster) -> None:
+    with cluster.serving("serve.name=second", "serve.route_prefix=/second") as line:
+        answers_at = f"http://127.0.0.1:{cluster.port}/second"
+        assert f"Answers at {answers_at};" in line
+        assert httpx2.get(f"{answers_at}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(("option", "value"), [("--port", "1234"), ("--host", "0.0.0.0")])
+def test_an_address_where_serve_does_not_listen_is_refused(url: str, cluster: Cluster, option: str, value: str) -> None:
+    status, line = cluster.refusal("serve.name=second", "serve.route_prefix=/second", options=[option, value])
+    assert status == 2
+    assert f"expected 127.0.0.1:{cluster.port}, where Serve listens" in line and value in line

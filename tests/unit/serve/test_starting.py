@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from ray import serve
 
-from ray_pipelines.serve.application import _why_not_started
+from ray_pipelines.serve.starting import _why_not_started
 
 CRASHED = """ray::HAProxyManager.ready()
 RuntimeError: HAProxy crashed during startup: [NOTICE]   (7) : haproxy version is 2.8

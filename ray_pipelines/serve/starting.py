@@ -1,0 +1,105 @@
+"""Starting an endpoint beside whatever else Serve runs on the cluster, and taking it away.
+
+Serve listens on one address, as whoever came first has said, and takes whatever is deployed under a name as the next
+version of what has it. So what was asked for is compared with what there is before anything is deployed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+import ray
+from ray import serve
+
+from ray_pipelines.cluster import living_cluster
+from ray_pipelines.errors import ConfigError, JobError
+from ray_pipelines.serve.application import bind
+from ray_pipelines.serve.config import Serving
+
+__all__ = ["run_until_interrupted", "start"]
+
+HOST, PORT = "127.0.0.1", 8000
+
+
+def start(serving: Serving, *, host: str | None = None, port: int | None = None) -> str:
+    """Starts the application on the connected cluster, or on a local one, and waits until it answers.
+
+    Args:
+        serving: What to serve.
+        host, port: Where to listen; 127.0.0.1 and 8000, or where Serve listens if it runs already.
+
+    Returns:
+        The URL of the endpoint.
+
+    Raises:
+        ConfigError: Serve runs already, and listens elsewhere.
+        ModelLoadError: The model's name cannot be resolved.
+    """
+    application = bind(serving)
+    address = _listening(host, port)
+    serve.run(application, name=serving.serve.name, route_prefix=serving.serve.route_prefix)
+    return f"http://{address}{serving.serve.route_prefix.rstrip('/')}"
+
+
+def run_until_interrupted(
+    serving: Serving, host: str | None, port: int | None, on_start: Callable[[str], None]
+) -> None:
+    """Serves until Ctrl-C, or SIGTERM as containers get it, and takes the application away then.
+
+    Args:
+        serving: What to serve.
+        host, port: Where to listen, as `start` takes them.
+        on_start: Called with the URL once the endpoint answers.
+
+    Raises:
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or Serve listens elsewhere.
+        ModelLoadError: The model's name cannot be resolved.
+        JobError: The replica cannot load the model.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        url = start(serving, host=host, port=port)
+    except RuntimeError as error:
+        raise JobError(f"{serving.task}: {_why_not_started(serving.serve.name, error)}") from error
+    try:
+        on_start(url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        serve.delete(serving.serve.name)
+
+
+def _listening(host: str | None, port: int | None) -> str:
+    """Where Serve listens; it is started if it does not run.
+
+    Raises:
+        ConfigError: It runs, and listens elsewhere than asked.
+    """
+    from ray.serve.context import _get_global_client
+
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        serve.start(http_options={"host": host or HOST, "port": port or PORT})
+    has = _get_global_client().http_config
+    if host not in (None, has.host) or port not in (None, has.port):
+        raise ConfigError(
+            f"--host, --port: expected {has.host}:{has.port}, where Serve listens on this cluster already; got "
+            f"{host or has.host}:{port or has.port}. Leave them out, or end Serve with all its applications first: "
+            "serve shutdown."
+        )
+    return f"{has.host}:{has.port}"
+
+
+def _why_not_started(name: str, error: RuntimeError) -> str:
+    """The replica's reason, or else that of Serve, whose proxy's alerts stand among much else."""
+    found = serve.status().applications.get(name)
+    if found is not None and found.message.strip():
+        return f"the replica cannot start: {found.message.strip().splitlines()[-1]}"
+    lines = str(error).strip().splitlines()
+    alerts = [line.split(" : ")[-1].strip() for line in lines if "[ALERT]" in line]
+    return f"Serve cannot start: {'; '.join(alerts[:2]) or lines[-1]}"
