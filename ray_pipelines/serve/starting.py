@@ -13,15 +13,19 @@ from collections.abc import Callable
 
 import ray
 from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus
 
 from ray_pipelines.cluster import living_cluster
 from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.serve.application import bind
-from ray_pipelines.serve.config import Serving
+from ray_pipelines.serve.config import ServeConfig, Serving
 
 __all__ = ["run_until_interrupted", "start"]
 
 HOST, PORT = "127.0.0.1", 8000
+FREE = (ApplicationStatus.DELETING, ApplicationStatus.NOT_STARTED)
+"""States of applications that have neither their name nor their path any more."""
 
 
 def start(serving: Serving, *, host: str | None = None, port: int | None = None) -> str:
@@ -35,11 +39,12 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
         The URL of the endpoint.
 
     Raises:
-        ConfigError: Serve runs already, and listens elsewhere.
+        ConfigError: Serve runs already, and listens elsewhere, or the name or the path is another application's.
         ModelLoadError: The model's name cannot be resolved.
     """
     application = bind(serving)
     address = _listening(host, port)
+    _check_is_free(serving.serve)
     serve.run(application, name=serving.serve.name, route_prefix=serving.serve.route_prefix)
     return f"http://{address}{serving.serve.route_prefix.rstrip('/')}"
 
@@ -55,7 +60,7 @@ def run_until_interrupted(
         on_start: Called with the URL once the endpoint answers.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or Serve listens elsewhere.
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or as `start` raises it.
         ModelLoadError: The model's name cannot be resolved.
         JobError: The replica cannot load the model.
     """
@@ -81,8 +86,6 @@ def _listening(host: str | None, port: int | None) -> str:
     Raises:
         ConfigError: It runs, and listens elsewhere than asked.
     """
-    from ray.serve.context import _get_global_client
-
     if _get_global_client(raise_if_no_controller_running=False) is None:
         serve.start(http_options={"host": host or HOST, "port": port or PORT})
     has = _get_global_client().http_config
@@ -93,6 +96,29 @@ def _listening(host: str | None, port: int | None) -> str:
             "serve shutdown."
         )
     return f"{has.host}:{has.port}"
+
+
+def _check_is_free(options: ServeConfig) -> None:
+    """Looks whether the name and the path are nobody's; of a name that failed to start, another may take the place.
+
+    Raises:
+        ConfigError: They are somebody's.
+    """
+    problems = []
+    for name, other in _get_global_client().get_serve_details()["applications"].items():
+        status = ApplicationStatus(other["status"])
+        if name == options.name and status not in (*FREE, ApplicationStatus.DEPLOY_FAILED):
+            problems.append(
+                f'serve.name: expected one that no application has; got "{name}", which is {status.value}. Choose '
+                "another, or end that one first."
+            )
+        if name != options.name and status not in FREE and other["route_prefix"] == options.route_prefix:
+            problems.append(
+                f'serve.route_prefix: expected a path that no other application has; got "{options.route_prefix}", '
+                f'which "{name}" has. Choose another, or end that one first.'
+            )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _why_not_started(name: str, error: RuntimeError) -> str:

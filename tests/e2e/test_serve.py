@@ -123,3 +123,21 @@ def test_an_address_where_serve_does_not_listen_is_refused(url: str, cluster: Cl
     status, line = cluster.refusal("serve.name=second", "serve.route_prefix=/second", options=[option, value])
     assert status == 2
     assert f"expected 127.0.0.1:{cluster.port}, where Serve listens" in line and value in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ("serve.name=first", "serve.route_prefix=/second"),
+            'serve.name: expected one that no application has; got "fi',
+        ),
+        (["serve.route_prefix=/first"], 'got "/first", which "first" has'),
+    ],
+)
+def test_what_another_endpoint_has_is_not_taken_from_it(
+    url: str, cluster: Cluster, settings: Sequence[str], expected: str
+) -> None:
+    status, line = cluster.refusal(*settings)
+    assert status == 2 and expected in line
+    assert httpx2.get(f"{url}/health").status_code == 200
