@@ -6,6 +6,7 @@ version of what has it. So what was asked for is compared with what there is bef
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from ray_pipelines.cluster import living_cluster
@@ -41,12 +43,10 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
     Raises:
         ConfigError: Serve runs already, and listens elsewhere, or the name or the path is another application's.
         ModelLoadError: The model's name cannot be resolved.
+        JobError: A replica cannot load the model, or Serve cannot start. Nothing of it stays.
     """
-    application = bind(serving)
-    address = _listening(host, port)
-    _check_is_free(serving.serve)
-    serve.run(application, name=serving.serve.name, route_prefix=serving.serve.route_prefix)
-    return f"http://{address}{serving.serve.route_prefix.rstrip('/')}"
+    url, _ = _started(serving, host, port)
+    return url
 
 
 def run_until_interrupted(
@@ -62,32 +62,49 @@ def run_until_interrupted(
     Raises:
         ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or as `start` raises it.
         ModelLoadError: The model's name cannot be resolved.
-        JobError: The replica cannot load the model.
+        JobError: As `start` raises it.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        url = start(serving, host=host, port=port)
-    except RuntimeError as error:
-        raise JobError(f"{serving.task}: {_why_not_started(serving.serve.name, error)}") from error
-    try:
+    url, end = _started(serving, host, port)
+    with end, contextlib.suppress(KeyboardInterrupt):
         on_start(url)
         threading.Event().wait()
-    except KeyboardInterrupt:
-        serve.delete(serving.serve.name)
 
 
-def _listening(host: str | None, port: int | None) -> str:
-    """Where Serve listens; it is started if it does not run.
+def _started(serving: Serving, host: str | None, port: int | None) -> tuple[str, contextlib.ExitStack]:
+    """The URL of the application, and what takes away all that was started; a start that fails does so itself."""
+    application = bind(serving)
+    options = serving.serve
+    with contextlib.ExitStack() as end:
+        try:
+            if _get_global_client(raise_if_no_controller_running=False) is None:
+                end.callback(_end_serve)
+                serve.start(http_options={"host": host or HOST, "port": port or PORT})
+            address = _address(host, port)
+            _check_is_free(options)
+            end.callback(serve.delete, options.name)
+            serve.run(application, name=options.name, route_prefix=options.route_prefix)
+        except (RuntimeError, RayServeException) as error:
+            raise JobError(f"{serving.task}: {_why_not_started(options.name, error)}") from error
+        return f"http://{address}{options.route_prefix.rstrip('/')}", end.pop_all()
+
+
+def _end_serve() -> None:
+    """Ends Serve, unless others have applications on it by now."""
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _address(host: str | None, port: int | None) -> str:
+    """Where Serve listens.
 
     Raises:
-        ConfigError: It runs, and listens elsewhere than asked.
+        ConfigError: Not where it was asked to.
     """
-    if _get_global_client(raise_if_no_controller_running=False) is None:
-        serve.start(http_options={"host": host or HOST, "port": port or PORT})
     has = _get_global_client().http_config
     if host not in (None, has.host) or port not in (None, has.port):
         raise ConfigError(

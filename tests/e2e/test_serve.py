@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.machine import free_ports
+from tests.machine import free_port, free_ports
 from tests.ray_nodes import RayNode
 
 Model = Callable[[str], str]
@@ -96,12 +100,28 @@ def cluster(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             cluster.node.join()
 
 
+@pytest.fixture
+def corrupt_model(model: Model, tmp_path: Path) -> str:
+    """A model whose weights do not begin as they must."""
+    shutil.copytree(model("bert-classifier"), tmp_path / "corrupt")
+    (tmp_path / "corrupt/model.safetensors").write_bytes(b"\xff" * 2000)
+    return str(tmp_path / "corrupt")
+
+
 @pytest.fixture(scope="module")
 def url(cluster: Cluster) -> Iterator[str]:
     """An endpoint called `first` whose key is in the environment of its command only."""
     settings = ("serve.name=first", "serve.route_prefix=/first")
     with cluster.serving(*settings, options=["--port", str(cluster.port)], RAY_PIPELINES_API_KEYS=KEY):
         yield f"http://127.0.0.1:{cluster.port}/first"
+
+
+def test_serve_that_cannot_listen_does_not_stay(cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, line = cluster.refusal(options=["--port", str(taken.getsockname()[1])])
+    assert status == 1 and "Serve cannot start" in line
+    with cluster.serving(options=["--port", str(free_port())]) as line:
+        assert "Answers at" in line
 
 
 def test_keys_of_the_command_hold_on_a_cluster_that_does_not_know_them(url: str, cluster: Cluster) -> None:
@@ -141,3 +161,19 @@ def test_what_another_endpoint_has_is_not_taken_from_it(
     status, line = cluster.refusal(*settings)
     assert status == 2 and expected in line
     assert httpx2.get(f"{url}/health").status_code == 200
+
+
+def test_a_start_that_fails_or_is_interrupted_leaves_nothing(url: str, cluster: Cluster, corrupt_model: str) -> None:
+    settings = ["serve.name=other", "serve.route_prefix=/other"]
+    status, _ = cluster.refusal(*settings, f"model={corrupt_model}")
+    assert status == 1
+    # With the half CPU of `first`, its two are more than there is, so that it never starts.
+    with cluster.command(*settings, "workers.num_cpus=2") as waiting:
+        assert waiting.stdout is not None
+        waiting.stdout.readline()
+        time.sleep(10)
+        waiting.send_signal(signal.SIGINT)
+        waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    with cluster.serving("serve.name=another", "serve.route_prefix=/other") as line:
+        assert "/other" in line
