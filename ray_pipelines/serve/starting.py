@@ -7,7 +7,9 @@ version of what has it. So what was asked for is compared with what there is bef
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -26,6 +28,8 @@ from ray_pipelines.serve.config import ServeConfig, Serving
 __all__ = ["run_until_interrupted", "start"]
 
 HOST, PORT = "127.0.0.1", 8000
+OWN_ERROR = re.compile(r"^ray_pipelines\.errors\.\w+: ")
+MAX_REASON_CHARS = 500
 FREE = (ApplicationStatus.DELETING, ApplicationStatus.NOT_STARTED)
 """States of applications that have neither their name nor their path any more."""
 
@@ -138,11 +142,25 @@ def _check_is_free(options: ServeConfig) -> None:
         raise ConfigError(problems)
 
 
-def _why_not_started(name: str, error: RuntimeError) -> str:
+def _why_not_started(name: str, error: Exception) -> str:
     """The replica's reason, or else that of Serve, whose proxy's alerts stand among much else."""
     found = serve.status().applications.get(name)
-    if found is not None and found.message.strip():
-        return f"the replica cannot start: {found.message.strip().splitlines()[-1]}"
+    if found is not None:
+        texts = [found.message, *(deployment.message for deployment in found.deployments.values())]
+        if reasons := [_last_cause(text) for text in texts if text.strip()]:
+            return f"the replica cannot start: {reasons[-1]}"
     lines = str(error).strip().splitlines()
     alerts = [line.split(" : ")[-1].strip() for line in lines if "[ALERT]" in line]
     return f"Serve cannot start: {'; '.join(alerts[:2]) or lines[-1]}"
+
+
+def _last_cause(text: str) -> str:
+    """The exception at the end of the last traceback in a text, or else the text's end, in one line.
+
+    >>> _last_cause('Error:\\n  File "a.py", line 1, in f\\n    g()\\nValueError: no such\\nmodel')
+    'ValueError: no such model'
+    """
+    lines = text[text.rfind("\n  File ") + 1 :].splitlines()
+    causes = list(itertools.dropwhile(lambda line: line.startswith(" "), lines)) if "\n  File " in text else lines[-1:]
+    reason = OWN_ERROR.sub("", " ".join(line.strip() for line in causes if line.strip()))
+    return reason if len(reason) <= MAX_REASON_CHARS else f"{reason[: MAX_REASON_CHARS - 1]}…"

@@ -150,7 +150,7 @@ def test_an_address_where_serve_does_not_listen_is_refused(url: str, cluster: Cl
     [
         (
             ("serve.name=first", "serve.route_prefix=/second"),
-            'serve.name: expected one that no application has; got "fi',
+            'serve.name: expected one that no application has; got "first"',
         ),
         (["serve.route_prefix=/first"], 'got "/first", which "first" has'),
     ],
@@ -165,8 +165,8 @@ def test_what_another_endpoint_has_is_not_taken_from_it(
 
 def test_a_start_that_fails_or_is_interrupted_leaves_nothing(url: str, cluster: Cluster, corrupt_model: str) -> None:
     settings = ["serve.name=other", "serve.route_prefix=/other"]
-    status, _ = cluster.refusal(*settings, f"model={corrupt_model}")
-    assert status == 1
+    status, line = cluster.refusal(*settings, f"model={corrupt_model}")
+    assert status == 1 and "SafetensorError: Error while deserializing header" in line
     # With the half CPU of `first`, its two are more than there is, so that it never starts.
     with cluster.command(*settings, "workers.num_cpus=2") as waiting:
         assert waiting.stdout is not None
@@ -177,3 +177,9 @@ def test_a_start_that_fails_or_is_interrupted_leaves_nothing(url: str, cluster: 
     assert waiting.returncode == 130
     with cluster.serving("serve.name=another", "serve.route_prefix=/other") as line:
         assert "/other" in line
+
+
+def test_an_endpoint_that_wants_keys_says_so(url: str, cluster: Cluster) -> None:
+    status, line = cluster.refusal("serve.name=locked", "serve.route_prefix=/locked", "serve.open_to_all=false")
+    assert status == 1
+    assert "cannot start: serve.open_to_all: is false, so expected keys in RAY_PIPELINES_API_KEYS" in line
