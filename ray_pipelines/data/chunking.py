@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 from ray.data.dataset import MaterializedDataset
 
-from ray_pipelines.data.nodes import where_work_is_done
 from ray_pipelines.data.resources import TASK_CPUS, ChunkPlan
 from ray_pipelines.data.workers import WorkerSetup, items_of_table
 from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.nodes import where_work_is_done
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from ray_pipelines.data.nodes import Node
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.several import AnySetup
+    from ray_pipelines.nodes import Node
 
 __all__ = ["RowSample", "choose", "known_rows", "plan_chunks"]
 

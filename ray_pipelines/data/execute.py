@@ -115,9 +115,9 @@ def execute(
     """
     from ray_pipelines.data.agreement import measure_agreement
     from ray_pipelines.data.chunking import plan_chunks
-    from ray_pipelines.data.nodes import cluster_nodes
     from ray_pipelines.data.room import room_for
     from ray_pipelines.data.stages import apply_stages
+    from ray_pipelines.nodes import cluster_nodes
 
     started_s, start_s = time.time(), time.perf_counter()
     spec = spec_of_job(job)

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from ray_pipelines.data.nodes import Node
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.workers import ApplicationSetup, WorkerSetup
     from ray_pipelines.engine.hub import PinnedModel
     from ray_pipelines.engine.runner import Runner
+    from ray_pipelines.nodes import Node
     from ray_pipelines.report.agreement import Agreement
 
 __all__ = ["PipelineSpec"]
@@ -153,7 +153,7 @@ class PipelineSpec:
             has_items: Whether rows are Python objects of this program (`mapping.py`).
         """
         from ray_pipelines.data.chunking import known_rows, plan_chunks
-        from ray_pipelines.data.nodes import cluster_nodes
+        from ray_pipelines.nodes import cluster_nodes
 
         nodes = cluster_nodes()
         num_rows = known_rows(dataset)

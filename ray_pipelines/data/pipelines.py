@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from ray_pipelines.data.nodes import Node
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.several import SeveralSetup
+    from ray_pipelines.nodes import Node
 
 __all__ = ["PipelinesSpec", "pipelines"]
 
@@ -78,7 +78,7 @@ class PipelinesSpec:
     ) -> tuple[SeveralSetup, WorkerPlan]:
         """What workers load and what each gets; arguments as those of `PipelineSpec.setup_and_plan`."""
         from ray_pipelines.data.chunking import known_rows, plan_chunks
-        from ray_pipelines.data.nodes import cluster_nodes
+        from ray_pipelines.nodes import cluster_nodes
 
         nodes = cluster_nodes()
         num_rows = known_rows(dataset)

@@ -63,7 +63,7 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     tables = sample_tables(source, num_rows)
     start_ray()
     from ray_pipelines.data.chunking import plan_chunks
-    from ray_pipelines.data.nodes import cluster_nodes
+    from ray_pipelines.nodes import cluster_nodes
 
     spec, nodes = spec_of_job(job), cluster_nodes()
     inventory = inventory_of(job, source)

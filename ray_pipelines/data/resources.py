@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.nodes import NODE_ID, Node
 from ray_pipelines.errors import ConfigError, ResourceError
+from ray_pipelines.nodes import NODE_ID, Node
 from ray_pipelines.tasks import Task
 
 __all__ = ["ChunkPlan", "WorkerPlan", "check_fits", "plan_workers"]

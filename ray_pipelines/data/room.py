@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.nodes import actors_of_this_job, cluster_nodes
 from ray_pipelines.data.resources import WorkerPlan, check_fits
 from ray_pipelines.errors import ResourceError
+from ray_pipelines.nodes import actors_of_this_job, cluster_nodes
 
 __all__ = ["room_for"]
 

@@ -13,12 +13,12 @@ from ray import serve
 from ray.serve import exceptions as serve_exceptions
 
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.nodes import Node
 from ray_pipelines.data.resources import TASK_CPUS, WorkerPlan
 from ray_pipelines.data.serve_client import CALLS_PER_REPLICA, AppState, Lost, Unavailable
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import differences
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, ResourceError
+from ray_pipelines.nodes import Node
 from ray_pipelines.validation import did_you_mean
 
 __all__ = ["ServeApplication", "check_identity", "plan_replicas"]

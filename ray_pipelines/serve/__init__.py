@@ -17,6 +17,7 @@ in front of it would cost more than the forward of a small encoder.
     stopping.py   what nobody waits for any more
     application.py  on Ray Serve                          metrics.py     for Prometheus
     autoscaling.py  how many replicas                     starting.py    beside what else Serve runs
+    room.py       whether replicas fit
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ class PipelineReplica:
         return {
             **self.endpoint.info(),
             "identity": self.endpoint.identity,
-            "num_cpus": _num_cpus(self.endpoint.serving),
-            "max_replicas": _bounds(self.endpoint.serving.serve)[1],
+            "num_cpus": self.endpoint.serving.num_cpus,
+            "max_replicas": self.endpoint.serving.serve.bounds[1],
             "stats": vars(scheduler.stats),
             "waiting": waiting,
             "pid": os.getpid(),
@@ -165,7 +165,7 @@ def bind(serving: Serving) -> Application:
         PipelineReplica,
         name=DEPLOYMENT,
         ray_actor_options={
-            "num_cpus": _num_cpus(serving),
+            "num_cpus": serving.num_cpus,
             "num_gpus": workers.num_gpus,
             **workers.placement,
         },
@@ -180,7 +180,7 @@ def bind(serving: Serving) -> Application:
 
 def _autoscaling(options: ServeConfig) -> AutoscalingConfig:
     """Replicas by what they report, which is looked at often enough for the shorter of the delays."""
-    least, most = _bounds(options)
+    least, most = options.bounds
     policy = AutoscalingPolicy(
         policy_function=OnlineLoad,
         policy_kwargs={"requests_per_replica": options.requests_per_replica, "scale_on_batch": options.scale_on_batch},
@@ -195,16 +195,6 @@ def _autoscaling(options: ServeConfig) -> AutoscalingConfig:
         look_back_period_s=min(30.0, delay_s),
         metrics_interval_s=min(10.0, delay_s / 2),
     )
-
-
-def _num_cpus(serving: Serving) -> float:
-    """CPUs of a replica."""
-    return 1 if serving.workers.num_cpus is None else serving.workers.num_cpus
-
-
-def _bounds(options: ServeConfig) -> tuple[int, int]:
-    """The least and the most replicas."""
-    return options.replicas if isinstance(options.replicas, tuple) else (options.replicas, options.replicas)
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

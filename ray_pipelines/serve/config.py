@@ -100,10 +100,15 @@ class ServeConfig(_Config):
         (), description="Hosts from which images and recordings may be fetched by URL; none by default."
     )
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most replicas."""
+        return _bounds(self.replicas)
+
     @field_validator("replicas")
     @classmethod
     def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        least, most = value if isinstance(value, tuple) else (value, value)
+        least, most = _bounds(value)
         if not 1 <= least <= most:
             raise ValueError(f"expected at least 1 replica, as N or [least, most]; got {value!r}.")
         return value
@@ -135,6 +140,11 @@ class Serving(_Config):
             )
         return self
 
+    @property
+    def num_cpus(self) -> float:
+        """CPUs of a replica."""
+        return 1 if self.workers.num_cpus is None else self.workers.num_cpus
+
     def media_limits(self) -> MediaLimits:
         """The stricter of the specification's limits and those for clients."""
         own, client = self.limits, self.serve.limits
@@ -145,6 +155,10 @@ class Serving(_Config):
             max_frames=min(own.max_frames, client.max_frames),
             max_bytes=min(own.max_bytes, client.max_body_bytes),
         )
+
+
+def _bounds(replicas: int | tuple[int, int]) -> tuple[int, int]:
+    return replicas if isinstance(replicas, tuple) else (replicas, replicas)
 
 
 def read_serving(path: str | Path, overrides: Sequence[str] = ()) -> Serving:

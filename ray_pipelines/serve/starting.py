@@ -22,8 +22,10 @@ from ray.serve.schema import ApplicationStatus
 
 from ray_pipelines.cluster import living_cluster
 from ray_pipelines.errors import ConfigError, JobError
-from ray_pipelines.serve.application import bind
+from ray_pipelines.nodes import cluster_nodes
+from ray_pipelines.serve.application import DEPLOYMENT, bind
 from ray_pipelines.serve.config import ServeConfig, Serving
+from ray_pipelines.serve.room import check_fits, waiting_aloud
 
 __all__ = ["run_until_interrupted", "start"]
 
@@ -47,6 +49,7 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
     Raises:
         ConfigError: Serve runs already, and listens elsewhere, or the name or the path is another application's.
         ModelLoadError: The model's name cannot be resolved.
+        ResourceError: The cluster can never hold the replicas.
         JobError: A replica cannot load the model, or Serve cannot start. Nothing of it stays.
     """
     url, _ = _started(serving, host, port)
@@ -66,6 +69,7 @@ def run_until_interrupted(
     Raises:
         ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or as `start` raises it.
         ModelLoadError: The model's name cannot be resolved.
+        ResourceError: The cluster can never hold the replicas.
         JobError: As `start` raises it.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -81,6 +85,9 @@ def run_until_interrupted(
 
 def _started(serving: Serving, host: str | None, port: int | None) -> tuple[str, contextlib.ExitStack]:
     """The URL of the application, and what takes away all that was started; a start that fails does so itself."""
+    if not ray.is_initialized():
+        ray.init(living_cluster())
+    check_fits(serving, cluster_nodes(beside_serve=False))
     application = bind(serving)
     options = serving.serve
     with contextlib.ExitStack() as end:
@@ -91,7 +98,8 @@ def _started(serving: Serving, host: str | None, port: int | None) -> tuple[str,
             address = _address(host, port)
             _check_is_free(options)
             end.callback(serve.delete, options.name)
-            serve.run(application, name=options.name, route_prefix=options.route_prefix)
+            with waiting_aloud(serving, f"ServeReplica:{options.name}:{DEPLOYMENT}"):
+                serve.run(application, name=options.name, route_prefix=options.route_prefix)
         except (RuntimeError, RayServeException) as error:
             raise JobError(f"{serving.task}: {_why_not_started(options.name, error)}") from error
         return f"http://{address}{options.route_prefix.rstrip('/')}", end.pop_all()

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -163,15 +162,23 @@ def test_what_another_endpoint_has_is_not_taken_from_it(
     assert httpx2.get(f"{url}/health").status_code == 200
 
 
+def test_replicas_that_can_never_fit_are_refused(cluster: Cluster) -> None:
+    status, line = cluster.refusal("workers.num_cpus=16")
+    assert status == 1
+    assert "1 replica(s) of 16 CPUs each; only 0 fit, as the cluster has 2 CPUs" in line
+
+
 def test_a_start_that_fails_or_is_interrupted_leaves_nothing(url: str, cluster: Cluster, corrupt_model: str) -> None:
     settings = ["serve.name=other", "serve.route_prefix=/other"]
     status, line = cluster.refusal(*settings, f"model={corrupt_model}")
     assert status == 1 and "SafetensorError: Error while deserializing header" in line
-    # With the half CPU of `first`, its two are more than there is, so that it never starts.
+    # `first` has half a CPU of the two.
     with cluster.command(*settings, "workers.num_cpus=2") as waiting:
-        assert waiting.stdout is not None
-        waiting.stdout.readline()
-        time.sleep(10)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == (
+            "waiting for room for 1 replica(s) of 2 CPUs each: the cluster has 2 CPUs and 0 GPUs on 1 node(s), of "
+            "which 1.5 CPUs and 0 GPUs are free.\n"
+        )
         waiting.send_signal(signal.SIGINT)
         waiting.communicate(timeout=60)
     assert waiting.returncode == 130

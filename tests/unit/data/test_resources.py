@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import ray_pipelines as rp
 from ray_pipelines import ConfigError, ResourceError, tasks
 from ray_pipelines.config import WorkersConfig
-from ray_pipelines.data.nodes import Node, has_label
 from ray_pipelines.data.resources import TASK_CPUS, plan_workers
+from ray_pipelines.nodes import Node, has_label
 
 TEXT, IMAGE = tasks.get("text-classification"), tasks.get("image-classification")
 

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what each has, and how many workers fit on it."""
+"""The nodes of a Ray cluster: what each has, and how many workers or replicas fit on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["NODE_ID", "Node", "actors_of_this_job", "cluster_nodes", "has_label", "where_work_is_done"]
+__all__ = [
+    "NODE_ID",
+    "Node",
+    "actors_of_this_job",
+    "cluster_nodes",
+    "has_label",
+    "num_without_a_node",
+    "where_work_is_done",
+]
 
 NODE_ID = "ray.io/node-id"
 ONE_OF = re.compile(r"in\(([^)]*)\)")
@@ -94,15 +102,16 @@ def where_work_is_done(nodes: Sequence[Node]) -> dict[str, Any]:
     return {"label_selector": {NODE_ID: f"!in({','.join(kept_free)})"}} if kept_free else {}
 
 
-def cluster_nodes(*, beside_jobs: bool = False) -> list[Node]:
+def cluster_nodes(*, beside_jobs: bool = False, beside_serve: bool = True) -> list[Node]:
     """The living nodes of the connected cluster, without what is held for good: replicas of Serve never end.
 
     Args:
         beside_jobs: Also without what the workers of other jobs hold for now.
+        beside_serve: If not, with all that they have, held or not.
     """
     import ray
 
-    held = _held(beside_jobs)
+    held = _held(beside_jobs) if beside_serve else defaultdict(Counter)
     nodes = []
     for node in ray.nodes():
         if not node["Alive"]:
@@ -124,6 +133,11 @@ def actors_of_this_job() -> dict[bytes, Mapping[str, float]]:
         for actor in _actors(state)
         if actor.job_id == own
     }
+
+
+def num_without_a_node(class_name: str) -> int:
+    """How many actors of a class have been asked for and have no node yet."""
+    return sum(actor.class_name == class_name and not _has_node(actor) for actor in _table("PENDING_CREATION"))
 
 
 def _held(by_jobs: bool) -> dict[str, Counter[str]]:
@@ -148,7 +162,16 @@ def _own_job() -> bytes:
 
 
 def _actors(state: str) -> Iterator[Any]:
-    """The actors in a state that have a node.
+    """The actors in a state that have a node."""
+    return filter(_has_node, _table(state))
+
+
+def _has_node(actor: Any) -> bool:
+    return bool(actor.node_id.strip(NO_NODE))
+
+
+def _table(state: str) -> Iterator[Any]:
+    """The actors in a state.
 
     From Ray's own table of actors, as its public state API needs a dashboard, which a cluster may not have.
     """
@@ -156,6 +179,4 @@ def _actors(state: str) -> Iterator[Any]:
     from ray.core.generated.gcs_pb2 import ActorTableData
 
     for serialized in cluster._connect_and_get_accessor().get_actor_table(None, state):
-        actor = ActorTableData.FromString(serialized)
-        if actor.node_id.strip(NO_NODE):
-            yield actor
+        yield ActorTableData.FromString(serialized)
