@@ -300,6 +300,7 @@ def serve_endpoint(
         serving = read_serving(job_file, settings or [])
     except ConfigError as error:
         _fail(error, error.exit_status, f"{job_file}: ")
+    from ray_pipelines.report.terminal import filtered_stderr
     from ray_pipelines.serve.starting import run_until_interrupted
 
     out.print(f"Starting {serving.task} with {escape(serving.model.name or 'the default model')} …")
@@ -311,7 +312,8 @@ def serve_endpoint(
         )
 
     try:
-        run_until_interrupted(serving, host, port, answers)
+        with filtered_stderr():
+            run_until_interrupted(serving, host, port, answers)
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
 

@@ -31,7 +31,10 @@ from ray_pipelines.report.metrics import Progress, RunReport
 __all__ = ["DEAD_LETTERS_LINE", "filtered_stderr", "live_progress", "prediction_table", "summary_table"]
 
 QUIET_INTERVAL_S = 10.0
-NOISE = re.compile(rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store")
+NOISE = re.compile(
+    rb"core_worker\.cc:\d+: Actor with class name: .* has constructor arguments in the object store"
+    rb"|Task ServeController\.graceful_shutdown failed"
+)
 MAX_CELL_CHARS = 60
 DEAD_LETTERS_LINE = "ray-pipelines: done, with dead letters"
 """How a run that ends with 0 although it has dead letters says so; `data/submit.py` looks for it in the log."""
@@ -42,7 +45,8 @@ def filtered_stderr() -> Iterator[Console]:
     """A console on the real standard error, while lines that mislead are taken out of what else is written there.
 
     Ray's C++ core warns at every pool of actors that restarts will fail if the pool's arguments are lost, which they
-    are not (ray-project/ray#53727), and has no setting for it.
+    are not (ray-project/ray#53727), and has no setting for it; and it may call the end of Serve's controller, which
+    ends itself when it is told to, a failure.
     """
     sys.stderr.flush()
     real, (source, sink) = os.dup(2), os.pipe()
