@@ -39,6 +39,8 @@ FREE = (ApplicationStatus.DELETING, ApplicationStatus.NOT_STARTED)
 def start(serving: Serving, *, host: str | None = None, port: int | None = None) -> str:
     """Starts the application on the connected cluster, or on a local one, and waits until it answers.
 
+    Called again, as a cell of a notebook is, it puts the new version in the place of the application of that name.
+
     Args:
         serving: What to serve.
         host, port: Where to listen; 127.0.0.1 and 8000, or where Serve listens if it runs already.
@@ -47,12 +49,12 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
         The URL of the endpoint.
 
     Raises:
-        ConfigError: Serve runs already, and listens elsewhere, or the name or the path is another application's.
+        ConfigError: Serve runs already, and listens elsewhere, or the path is another application's.
         ModelLoadError: The model's name cannot be resolved.
         ResourceError: The cluster can never hold the replicas.
         JobError: A replica cannot load the model, or Serve cannot start. Nothing of it stays.
     """
-    url, _ = _started(serving, host, port)
+    url, _ = _started(serving, host, port, replaces=True)
     return url
 
 
@@ -67,7 +69,8 @@ def run_until_interrupted(
         on_start: Called with the URL once the endpoint answers.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or as `start` raises it.
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, the name is another application's, or as
+            `start` raises it.
         ModelLoadError: The model's name cannot be resolved.
         ResourceError: The cluster can never hold the replicas.
         JobError: As `start` raises it.
@@ -77,13 +80,15 @@ def run_until_interrupted(
         ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    url, end = _started(serving, host, port)
+    url, end = _started(serving, host, port, replaces=False)
     with end, contextlib.suppress(KeyboardInterrupt):
         on_start(url)
         threading.Event().wait()
 
 
-def _started(serving: Serving, host: str | None, port: int | None) -> tuple[str, contextlib.ExitStack]:
+def _started(
+    serving: Serving, host: str | None, port: int | None, *, replaces: bool
+) -> tuple[str, contextlib.ExitStack]:
     """The URL of the application, and what takes away all that was started; a start that fails does so itself."""
     if not ray.is_initialized():
         ray.init(living_cluster())
@@ -96,7 +101,7 @@ def _started(serving: Serving, host: str | None, port: int | None) -> tuple[str,
                 end.callback(_end_serve)
                 serve.start(http_options={"host": host or HOST, "port": port or PORT})
             address = _address(host, port)
-            _check_is_free(options)
+            _check_is_free(options, replaces)
             end.callback(serve.delete, options.name)
             with waiting_aloud(serving, f"ServeReplica:{options.name}:{DEPLOYMENT}"):
                 serve.run(application, name=options.name, route_prefix=options.route_prefix)
@@ -127,8 +132,12 @@ def _address(host: str | None, port: int | None) -> str:
     return f"{has.host}:{has.port}"
 
 
-def _check_is_free(options: ServeConfig) -> None:
+def _check_is_free(options: ServeConfig, replaces: bool) -> None:
     """Looks whether the name and the path are nobody's; of a name that failed to start, another may take the place.
+
+    Args:
+        options: The name and the path.
+        replaces: An application of this name is replaced, whatever its state.
 
     Raises:
         ConfigError: They are somebody's.
@@ -136,7 +145,7 @@ def _check_is_free(options: ServeConfig) -> None:
     problems = []
     for name, other in _get_global_client().get_serve_details()["applications"].items():
         status = ApplicationStatus(other["status"])
-        if name == options.name and status not in (*FREE, ApplicationStatus.DEPLOY_FAILED):
+        if name == options.name and not replaces and status not in (*FREE, ApplicationStatus.DEPLOY_FAILED):
             problems.append(
                 f'serve.name: expected one that no application has; got "{name}", which is {status.value}. Choose '
                 "another, or end that one first."

@@ -13,6 +13,7 @@ from ray_pipelines.engine.exchange import RowBatch
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.media.limits import MediaLimits
+from ray_pipelines.serve import start
 from ray_pipelines.serve.config import validate_serving
 
 Model = Callable[[str], str]
@@ -75,3 +76,18 @@ def test_a_replica_answers_requests_with_a_key_and_rows_of_jobs(url: str) -> Non
 def test_a_wrong_endpoint_is_refused_before_it_starts(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate_serving(values)
+
+
+def test_starting_it_again_from_python_puts_the_new_version_in_its_place(serve_url: str, model: Model) -> None:
+    from ray import serve
+
+    values = {"task": "text-classification", "model": model("bert-classifier"), "workers": {"num_cpus": 0.1}}
+    for count in (1, 2):
+        again = {**values, "parameters": {"top_k": count}, "serve": {"name": "again", "route_prefix": "/again"}}
+        url = start(validate_serving(again))
+        assert url == f"{serve_url}/again"
+        (labels,) = httpx2.post(url, json={"inputs": "Hello"}, timeout=60).json()
+        assert len(labels) == count
+    with pytest.raises(ConfigError, match='which "again" has'):
+        start(validate_serving({**values, "serve": {"name": "other", "route_prefix": "/again"}}))
+    serve.delete("again")
