@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence
     columns = []
     for column in schema:
         values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
-        columns.append(conform(values, column, errors, lambda values, to: pa.array(values, type=to)))
+        columns.append(conform(values, column, errors, _to_arrow))
     return Part(pa.table(columns, schema=schema), positions, errors)
 
 
@@ -70,6 +71,31 @@ def common_type(values: Sequence[Any]) -> pa.DataType:
         return pa.array(kept).type
     except (pa.ArrowException, OverflowError):
         return pa.string()
+
+
+def _to_arrow(values: Sequence[Any], to: pa.DataType) -> pa.Array:
+    """Values of JSON as an array.
+
+    Raises:
+        ArrowException, TypeError, ValueError, OverflowError: One of them does not fit the type exactly.
+    """
+    if not _is_exact(values, to):
+        raise ValueError(f"expected {to}")
+    return pa.array(values, type=to)
+
+
+def _is_exact(values: Sequence[Any], to: pa.DataType) -> bool:
+    """Whether no value is one that Arrow would change: it cuts fractions off for integers, and takes true for 1.0."""
+    if pa.types.is_struct(to):
+        objects = [value for value in values if isinstance(value, dict)]
+        return all(_is_exact([value.get(field.name) for value in objects], field.type) for field in to)
+    if pa.types.is_list(to):
+        lists = (value for value in values if isinstance(value, list))
+        return _is_exact(list(itertools.chain.from_iterable(lists)), to.value_type)
+    kinds = set(map(type, values))
+    if pa.types.is_integer(to) and float in kinds:
+        return all(value.is_integer() for value in values if type(value) is float)
+    return not (pa.types.is_floating(to) and bool in kinds)
 
 
 def _parse_line(line: bytes | RowError) -> dict[str, Any]:

@@ -19,6 +19,8 @@ SAMPLE_ROWS = 1000
 PART_BYTES = 64 << 20
 """Bytes of one part, where a reader knows the size of its rows."""
 MAX_LINE_BYTES = 256 << 20
+SHOWN_CHARS = 40
+"""Characters of a value that does not fit, in the reason."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def conform(
         one = attempt("read", partial(convert, values[row : row + 1], column.type))
         if isinstance(one, RowError):
             value = values[row].as_py() if isinstance(values[row], pa.Scalar) else values[row]
-            got = repr(value[:40]) if isinstance(value, str | bytes) else type(value).__name__
+            got = repr(value[:SHOWN_CHARS]) if isinstance(value, str | bytes) else repr(value)[:SHOWN_CHARS]
             wrong = InvalidInput(f"{column.name}: expected {column.type}; got {got}.")
             errors[row] = errors[row] or RowError.from_exception("read", wrong)
             fitting.append(pa.nulls(1, column.type))

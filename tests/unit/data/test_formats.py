@@ -8,7 +8,7 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,40 @@ def test_lines_of_all_kinds(tmp_path: Path) -> None:
     del found[9]
     bad = dict.fromkeys((4, 5, 6, 8, 11), "InvalidInput")
     assert found == {0: "bom", 2: "crlf", 7: None, 10: "\0 😀", 12: "wins", 13: None, **bad}
+
+
+def json_lines(path: Path, rows: Iterable[Any]) -> Path:
+    """A file of the rows as JSON; a text is a line as it stands."""
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_json_values_are_never_changed_to_fit_their_column(tmp_path: Path) -> None:
+    many = [{"n": i, "x": i / 2, "deep": {"n": [i]}, "flag": True} for i in range(1000)]
+    late = [
+        {"n": 2.75},
+        {"n": 2.0, "x": 3},
+        {"n": True},
+        {"n": 2**63},
+        {"x": True},
+        {"x": 2**53 + 1},
+        {"deep": {"n": [1, 9.5]}},
+        {"deep": {"n": [2.0]}},
+        {"flag": 1},
+    ]
+    rows = read(json_lines(tmp_path / "in.jsonl", [*many, *late]))[1000:]
+    assert [row["error"] and row["error"].split(": ", 2)[2] for row in rows] == [
+        "n: expected int64; got 2.75.",
+        None,
+        "n: expected int64; got True.",
+        "n: expected int64; got 9223372036854775808.",
+        "x: expected double; got True.",
+        "x: expected double; got 9007199254740993.",
+        "deep: expected struct<n: list<item: int64>>; got {'n': [1, 9.5]}.",
+        None,
+        "flag: expected bool; got 1.",
+    ]
+    assert [rows[1]["n"], rows[1]["x"], rows[7]["deep"]] == [2, 3.0, {"n": [2]}]
 
 
 def test_an_endless_line_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
