@@ -23,6 +23,7 @@ from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
 from ray_pipelines.data.counting import add_counters
 from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import ROW_COLUMN, read_units, sample_schema
+from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.sinks import partition_problems
@@ -106,6 +107,7 @@ def describe_input(job: Job) -> Input:
                 f'{where}: the dataset already has a column "{added}". Rename it, leave it out with '
                 f"write.columns, or choose another name for the results."
             )
+    keeps_all = job.write.columns is None and job.read.columns is None
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
     if problems:
@@ -114,7 +116,7 @@ def describe_input(job: Job) -> Input:
     return Input(
         read_format=read_format,
         files=tuple(files),
-        schema=pa.schema([column for column in schema if column.name in wanted]),
+        schema=pa.schema([column for column in schema if column.name in wanted], ALL_COLUMNS if keeps_all else None),
         inputs=inputs,
         kept_columns=tuple(name for name in schema.names if name in kept),
         filesystem=filesystem,

@@ -39,6 +39,7 @@ class Counters:
         num_graphs: Graphs that were compiled, where that was asked for.
         warmup_s: Seconds of forwards that compiled one; not in `forward_s`.
         cost_counts: How many chunks had a cost of less than 2 ** n, and not less than half of that; by n, as text.
+        left_out: Name of a value that no column holds, as no sampled row had it: how many rows have one.
         cost_unit: What `cost` counts: tokens, pixels, samples, frames or values.
         budget: Padded cost of one forward at most; 0 for no limit.
         max_size: Chunks of one forward at most.
@@ -71,6 +72,7 @@ class Counters:
     num_graphs: int = 0
     warmup_s: float = 0.0
     cost_counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     cost_unit: str = ""
     budget: int = 0
     max_size: int = 0
@@ -131,7 +133,8 @@ class Counters:
             if field.name == "parts":
                 self.parts = {name: Counters.sum(self._own(name) + other._own(name)) for name in {**mine, **theirs}}
             elif isinstance(mine, dict):
-                setattr(self, field.name, {key: mine.get(key, 0) + theirs.get(key, 0) for key in {**mine, **theirs}})
+                names = {**mine, **theirs} if field.name != "left_out" else list({**mine, **theirs})[:MAX_LEFT_OUT]
+                setattr(self, field.name, {name: mine.get(name, 0) + theirs.get(name, 0) for name in names})
             elif field.name == "begun_s":
                 self.begun_s = min(mine or theirs, theirs or mine)
             elif field.name not in STATE:
@@ -160,6 +163,7 @@ class Counters:
         forwards = self.copy()
         for name in ("num_truncated", "read_s", "decode_s", "preprocess_s", "postprocess_s", "write_s"):
             setattr(forwards, name, 0)
+        forwards.left_out = {}
         return forwards
 
     def note_costs(self, costs: Sequence[int]) -> None:
@@ -177,7 +181,7 @@ class Counters:
     def copy(self) -> Counters:
         """The counters as they are now."""
         parts = {name: own.copy() for name, own in self.parts.items()}
-        return dataclasses.replace(self, cost_counts=dict(self.cost_counts), parts=parts)
+        return dataclasses.replace(self, cost_counts=dict(self.cost_counts), left_out=dict(self.left_out), parts=parts)
 
     def to_json(self) -> str:
         """The counters that are not zero, as one line of JSON."""
@@ -194,6 +198,8 @@ class Counters:
         return {step: getattr(self, f"{step}_s") for step in steps}
 
 
+MAX_LEFT_OUT = 100
+"""Names that are kept; where keys are data there may be one of its own in each row."""
 STATE = ("cost_unit", "budget", "max_size", "dtype", "device", "cheaper")
 
 

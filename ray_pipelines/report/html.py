@@ -143,6 +143,9 @@ def _checks(report: RunReport) -> Mapping[str, Any]:
         "what precision has changed": agreement,
         "time": forecast,
         "every row accounted for": f"{report.num_results:,} + {report.num_errors:,} = {report.num_rows:,}",
+        "left out, as no sampled row had it": ", ".join(
+            f"{name}, in {count:,} row(s)" for name, count in report.left_out.items()
+        ),
         "result files": f"{len(report.results_files):,}",
         "dead letter files": f"{len(report.dead_letters_files):,}",
     }

@@ -134,6 +134,7 @@ class RunReport:
         forecast: How long the run was expected to take.
         price_per_hour: Price of the machines.
         certificate: How far sampled results agree with the plain pipeline in float32, where that was asked for.
+        left_out: Key or field that no sampled row had and so no column holds: rows that have one.
         tasks: Of a job of several tasks: what the time of each went to, by its column of results.
     """
 
@@ -156,6 +157,7 @@ class RunReport:
     forecast: Forecast | None = None
     price_per_hour: float | None = None
     certificate: Agreement | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
     tasks: Mapping[str, Figures] = field(default_factory=dict)
 
     @classmethod
@@ -186,6 +188,7 @@ class RunReport:
             timeline=tuple(progress.timeline),
             cost_counts=dict(progress.counters.cost_counts),
             forecast=progress.forecast,
+            left_out=dict(progress.counters.left_out),
             tasks=progress.figures_of_tasks,
         )
 
@@ -223,6 +226,7 @@ class RunReport:
             "forecast": self.forecast.as_dict(self.elapsed_s) if self.forecast else None,
             "price": {name: round(value, 6) for name, value in self.cost.items()} if self.cost else None,
             "certificate": self.certificate.as_dict() if self.certificate else None,
+            "left_out": dict(self.left_out),
             "figures_of_tasks": {name: figures.as_dict() for name, figures in self.tasks.items()},
         }
 

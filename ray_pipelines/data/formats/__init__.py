@@ -17,12 +17,14 @@ import pyarrow as pa
 
 from ray_pipelines.arrow import errors_to_arrow
 from ray_pipelines.config import ReadFormat
+from ray_pipelines.data.counting import COUNTERS_COLUMN
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.formats import arrow_files, csv, jsonl, parquet, text, webdataset
 from ray_pipelines.data.formats.media import BinaryFiles, MediaFiles
 from ray_pipelines.data.formats.schema import unify
 from ray_pipelines.data.formats.unit import Part, Reader, Unit
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError, JobError, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, explain, is_outage
 
@@ -137,7 +139,7 @@ def read_units(
 def read_unit(
     unit: Unit, read_format: ReadFormat, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig
 ) -> Iterator[pa.Table]:
-    """The rows of a unit as tables of at most `rows_per_table` rows, of `schema` plus source, position and error.
+    """The rows of a unit as tables of at most `rows_per_table` rows: `schema`, source, position, error and counters.
 
     Args:
         unit: What to read.
@@ -149,7 +151,7 @@ def read_unit(
     Raises:
         JobError: The storage does not answer.
     """
-    own = pa.schema([column for column in schema if column.name not in unit.file.partition])
+    own = pa.schema([column for column in schema if column.name not in unit.file.partition], schema.metadata)
     row = unit.first_row
     parts = READERS[read_format].read(unit, own, rows_per_table, filesystem)
     while True:
@@ -168,7 +170,7 @@ def read_unit(
 
 
 def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> pa.Table:
-    """The part's columns and those of the partition in the order of `schema`, then source, position and error."""
+    """The part's columns and those of the partition in the order of `schema`, then those that all formats have."""
     num_rows = part.table.num_rows
     table = part.table
     for column in schema:
@@ -181,7 +183,17 @@ def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> p
         .append_column(SOURCE_COLUMN, pa.repeat(pa.scalar(unit.file.path), num_rows))
         .append_column(ROW_COLUMN, pa.array(positions, type=pa.int64()))
         .append_column(READ_ERROR_COLUMN, errors_to_arrow(part.errors or [None] * num_rows))
+        .append_column(COUNTERS_COLUMN, _counted(part, unit.file))
     )
+
+
+def _counted(part: Part, file: SourceFile) -> pa.Array:
+    """What each row is counted for, beside the row itself, as not all rows of a part need be wanted."""
+    if part.left_out is None:
+        return pa.nulls(part.table.num_rows, pa.string())
+    left_out = [names - file.partition.keys() for names in part.left_out]
+    counted = [Counters(left_out=dict.fromkeys(names, 1)).to_json() if names else None for names in left_out]
+    return pa.array(counted, type=pa.string())
 
 
 def _broken_file(schema: pa.Schema, error: RowError, unit: Unit, filesystem: FilesystemConfig) -> Part:

@@ -1,22 +1,28 @@
-"""JSON lines: one object per line; a line that is none, or does not fit the columns, is an error of its row."""
+"""JSON lines: one object per line; a line that is none, or does not fit the columns, is an error of its row.
+
+Keys of a row, and of the objects in it, that no sampled row had are left out, and named in the report of the run.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ray_pipelines.data.files import SourceFile
+from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.formats.unit import SAMPLE_ROWS, Part, Unit, batched, conform, first_of, numbered_lines
 from ray_pipelines.errors import ConfigError, InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
 
 __all__ = ["common_type", "read", "sample_schema", "table_of_rows", "units"]
+
+EMPTY: tuple[Any, ...] = (None, {}, [])
 
 
 def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
@@ -48,13 +54,19 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
 
 
 def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence[int], schema: pa.Schema) -> Part:
-    """Python rows as a part; values that do not fit their column are errors."""
+    """Python rows as a part; values that do not fit their column are errors, names that have none are left out."""
     errors = [row if isinstance(row, RowError) else None for row in rows]
     columns = []
     for column in schema:
         values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
         columns.append(conform(values, column, errors, _to_arrow))
-    return Part(pa.table(columns, schema=schema), positions, errors)
+    known = _names(schema)
+    if schema.metadata != ALL_COLUMNS:
+        rows = [{} if isinstance(row, RowError) else {name: row.get(name) for name in schema.names} for row in rows]
+    left_out = [
+        frozenset(() if error is not None else _left_out(row, known)) for row, error in zip(rows, errors, strict=True)
+    ]
+    return Part(pa.table(columns, schema=schema), positions, errors, left_out if any(left_out) else None)
 
 
 def common_type(values: Sequence[Any]) -> pa.DataType:
@@ -71,6 +83,27 @@ def common_type(values: Sequence[Any]) -> pa.DataType:
         return pa.array(kept).type
     except (pa.ArrowException, OverflowError):
         return pa.string()
+
+
+def _names(of: pa.Schema | pa.DataType) -> Mapping[str, Any] | None:
+    """The names in a type: those in the type of each; None where it has no objects."""
+    if isinstance(of, pa.Schema) or pa.types.is_struct(of):
+        return {field.name: _names(field.type) for field in of}
+    return _names(of.value_type) if pa.types.is_list(of) else None
+
+
+def _left_out(value: Any, known: Mapping[str, Any] | None, path: str = "") -> Iterator[str]:
+    """The paths of what `value` has and `known` has not; what is empty is no loss."""
+    if known is None:
+        return
+    if isinstance(value, list):
+        for item in value:
+            yield from _left_out(item, known, path)
+    elif isinstance(value, dict):
+        yield from (f"{path}{name}" for name in value.keys() - known.keys() if value[name] not in EMPTY)
+        for name, inner in known.items():
+            if inner is not None:
+                yield from _left_out(value.get(name), inner, f"{path}{name}.")
 
 
 def _to_arrow(values: Sequence[Any], to: pa.DataType) -> pa.Array:

@@ -10,7 +10,10 @@ import pyarrow as pa
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.errors import ConfigError
 
-__all__ = ["unify"]
+__all__ = ["ALL_COLUMNS", "unify"]
+
+ALL_COLUMNS = {b"columns": b"all"}
+"""Metadata of a schema that has every column of the samples: a name that it lacks is one that they lack."""
 
 
 def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_columns: Sequence[str]) -> pa.Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -48,11 +49,13 @@ class Part:
         table: The rows; a row that could not be read is null.
         positions: Where each row is in its file; None if they follow the part before.
         errors: Why a row could not be read, else None; None for no errors at all.
+        left_out: Names of values that a row has and the table lacks, as no sampled row had them; None for none at all.
     """
 
     table: pa.Table
     positions: Sequence[int] | None = None
     errors: Sequence[RowError | None] | None = None
+    left_out: Sequence[AbstractSet[str]] | None = None
 
 
 class Reader(Protocol):

@@ -21,6 +21,14 @@ def test_counters_come_through_cutting_and_joining_of_tables() -> None:
     assert (total.read_s, total.cost, total.forward_s, total.budget) == (2.0, 3, 2.0, 64)
 
 
+def test_names_that_were_left_out_add_up_and_are_bounded_in_number() -> None:
+    total = Counters.sum(Counters(left_out={"same": 1, f"own {n}": 1}) for n in range(1000))
+    assert total.left_out["same"] == 1000
+    assert len(total.left_out) == 100
+    assert total.copy().since(Counters()).left_out == total.left_out
+    assert total.of_forwards().left_out == {}
+
+
 def test_what_was_counted_since_a_copy_leaves_out_what_came_before() -> None:
     counters = BUSY.copy()
     counters.num_forwards += 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from ray_pipelines import tasks
 from ray_pipelines.engine.counters import Counters
@@ -19,6 +21,7 @@ from ray_pipelines.report.agreement import Agreement
 from ray_pipelines.report.html import html_report
 from ray_pipelines.report.metrics import Progress, RunReport
 from ray_pipelines.report.samples import MAX_MEDIA_BYTES, Sample, card
+from ray_pipelines.report.terminal import summary_table
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onload='alert(3)"
 
@@ -125,6 +128,15 @@ def test_cost_checks_and_forecast_are_on_the_page_and_in_json() -> None:
     assert "1,250" in page and "98.4%" in page and "its first rows" in page
     assert values["forecast"]["source"] == "first rows"
     assert report_of().as_dict()["price"] is None
+
+
+def test_names_that_were_left_out_are_on_the_page_in_json_and_in_the_summary() -> None:
+    report = report_of(left_out={"meta.[b]": 1200})
+    assert report.as_dict()["left_out"] == {"meta.[b]": 1200}
+    assert "meta.[b], in 1,200 row(s)" in html_report(report)
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(summary_table(report, "out"))
+    assert "meta.[b], in 1,200 row(s)" in console.export_text()
 
 
 def test_a_run_without_rows_has_a_page() -> None:
