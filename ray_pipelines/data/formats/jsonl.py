@@ -5,6 +5,7 @@ Keys of a row, and of the objects in it, that no sampled row had are left out, a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -15,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from ray_pipelines.data.files import SourceFile
-from ray_pipelines.data.formats.schema import ALL_COLUMNS
+from ray_pipelines.data.formats.schema import ALL_COLUMNS, JSON_TEXT, merged
 from ray_pipelines.data.formats.unit import SAMPLE_ROWS, Part, Unit, batched, conform, first_of, numbered_lines
 from ray_pipelines.errors import ConfigError, InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
 
-__all__ = ["common_type", "read", "sample_schema", "table_of_rows", "units"]
+__all__ = ["common_field", "read", "sample_schema", "table_of_rows", "units"]
 
 EMPTY: tuple[Any, ...] = (None, {}, [])
 
@@ -37,7 +38,7 @@ def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
             hint = " It looks like one JSON document; write one object per line (jq -c '.[]')."
         raise ConfigError(f"there is no line with a JSON object among the first {len(lines)}.{hint}")
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.schema([(name, common_type([row.get(name) for row in rows])) for name in names])
+    return pa.schema([common_field(name, [row.get(name) for row in rows]) for name in names])
 
 
 def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
@@ -59,7 +60,7 @@ def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence
     columns = []
     for column in schema:
         values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
-        columns.append(conform(values, column, errors, _to_arrow))
+        columns.append(conform(values, column, errors, _to_text if column.metadata == JSON_TEXT else _to_arrow))
     known = _names(schema)
     if schema.metadata != ALL_COLUMNS:
         rows = [{} if isinstance(row, RowError) else {name: row.get(name) for name in schema.names} for row in rows]
@@ -69,20 +70,28 @@ def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence
     return Part(pa.table(columns, schema=schema), positions, errors, left_out if any(left_out) else None)
 
 
-def common_type(values: Sequence[Any]) -> pa.DataType:
-    """The type of most values: what a wrong-typed one is measured against; null where there is none."""
-    kinds = Counter(type(value) for value in values if value is not None)
-    if not kinds:
-        return pa.null()
-    if kinds.keys() <= {int, float}:
-        kept = [value for value in values if value is not None]
-    else:
-        kind = kinds.most_common(1)[0][0]
-        kept = [value for value in values if type(value) is kind]
-    try:
-        return pa.array(kept).type
-    except (pa.ArrowException, OverflowError):
-        return pa.string()
+def common_field(name: str, values: Sequence[Any]) -> pa.Field:
+    """A column of the type that most values fit, null where there are none; of JSON text where no type fits most."""
+    kept = [value for value in values if value is not None]
+    found = _type_of(kept)
+    if found is not None:
+        return pa.field(name, found)
+    types = [kind for kind, _ in Counter(filter(None, (_type_of([value]) for value in kept))).most_common()]
+    widest = functools.reduce(lambda one, other: merged(one, other) or one, types, pa.null())
+    num_fitting = {kind: _num_fitting(kept, kind) for kind in (widest, *types[:1])}
+    found = max(num_fitting, key=num_fitting.__getitem__)
+    fits_most = num_fitting[found] > len(kept) / 2
+    return pa.field(name, found) if fits_most else pa.field(name, pa.string(), metadata=JSON_TEXT)
+
+
+def _num_fitting(values: Sequence[Any], kind: pa.DataType) -> int:
+    return sum(not isinstance(attempt("read", partial(_to_arrow, [value], kind)), RowError) for value in values)
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType | None:
+    """The type that all values fit, or None."""
+    found = attempt("read", partial(pa.array, values))
+    return None if isinstance(found, RowError) or not _is_exact(values, found.type) else found.type
 
 
 def _names(of: pa.Schema | pa.DataType) -> Mapping[str, Any] | None:
@@ -115,6 +124,12 @@ def _to_arrow(values: Sequence[Any], to: pa.DataType) -> pa.Array:
     if not _is_exact(values, to):
         raise ValueError(f"expected {to}")
     return pa.array(values, type=to)
+
+
+def _to_text(values: Sequence[Any], to: pa.DataType) -> pa.Array:
+    """Texts as they are, and the JSON of what is none."""
+    is_text = (str, type(None))
+    return pa.array([v if isinstance(v, is_text) else json.dumps(v, ensure_ascii=False) for v in values], type=to)
 
 
 def _is_exact(values: Sequence[Any], to: pa.DataType) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from typing_extensions import Self
 
 from ray_pipelines.data.files import SourceFile
-from ray_pipelines.data.formats.jsonl import common_type, table_of_rows
+from ray_pipelines.data.formats.jsonl import common_field, table_of_rows
 from ray_pipelines.data.formats.unit import PART_BYTES, Part, Unit, first_of
 from ray_pipelines.errors import InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
@@ -51,7 +51,7 @@ def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
         rows = [row for row, _ in first_of(_rows(stream, None), SAMPLE_ROWS)]
     parsed = [row for row in rows if not isinstance(row, RowError)]
     names = dict.fromkeys([KEY, *(name for row in parsed for name in row)])
-    return pa.schema([(name, _type_of(name, [row.get(name) for row in parsed])) for name in names])
+    return pa.schema([_field_of(name, [row.get(name) for row in parsed]) for name in names])
 
 
 def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
@@ -80,9 +80,10 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
             num_bytes += one[1]
 
 
-def _type_of(name: str, values: list[Any]) -> pa.DataType:
-    known = common_type(values)
-    return pa.binary() if pa.types.is_null(known) and name not in (*TEXTS, *NUMBERS, "json") else known
+def _field_of(name: str, values: list[Any]) -> pa.Field:
+    known = common_field(name, values)
+    has_bytes = pa.types.is_null(known.type) and name not in (*TEXTS, *NUMBERS, "json")
+    return pa.field(name, pa.binary()) if has_bytes else known
 
 
 def _rows(stream: Any, wanted: frozenset[str] | None) -> Iterator[tuple[dict[str, Any] | RowError, int]]:

@@ -158,6 +158,35 @@ def test_json_values_are_never_changed_to_fit_their_column(tmp_path: Path) -> No
     assert [rows[1]["n"], rows[1]["x"], rows[7]["deep"]] == [2, 3.0, {"n": [2]}]
 
 
+@pytest.mark.parametrize(
+    ("most", "odd"),
+    [
+        ([1, 2, 3], [2**64, "s", True]),
+        ([[1], [], [2]], [["s"], [1, "x"], {}]),
+        ([{"a": 1}, {"b": "s"}, {"a": 2}], [{"a": "s"}]),
+        (["s", "t"], [1]),
+        ([0.5, 1, 2], [2**53 + 1, False]),
+        ([2**60] * 3, [2.5]),
+    ],
+)
+def test_a_column_has_the_type_of_most_values_and_the_odd_ones_alone_are_dead(
+    most: list[Any], odd: list[Any], tmp_path: Path
+) -> None:
+    values = [*odd, *most * 3, None]
+    rows = read(json_lines(tmp_path / "in.jsonl", [{"v": value} for value in values]))
+    assert [row["error"] is None for row in rows] == [False] * len(odd) + [True] * (len(values) - len(odd))
+    found = [row["v"] for row in rows[len(odd) :]]
+    assert found == [{"a": None, "b": None, **v} if isinstance(v, dict) else v for v in [*most * 3, None]]
+
+
+def test_values_of_which_no_type_fits_most_are_json_text(tmp_path: Path) -> None:
+    values = [1, "s", [1, "é"], {"a": 2.5}, True, 2**64, None]
+    json_lines(tmp_path / "a.jsonl", [{"v": value} for value in values])
+    json_lines(tmp_path / "b.jsonl", [{"v": 5}])
+    found = [row["v"] for row in read(tmp_path)]
+    assert found == ["1", "s", '[1, "é"]', '{"a": 2.5}', "true", "18446744073709551616", None, "5"]
+
+
 @pytest.mark.parametrize("metadata", [ALL_COLUMNS, None])
 def test_names_that_no_sampled_row_has_are_counted(metadata: dict[bytes, bytes] | None, tmp_path: Path) -> None:
     many = [{"text": "a", "deep": {"items": [{"a": 1}]}}] * 1000
