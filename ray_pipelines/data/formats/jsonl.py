@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -21,8 +22,10 @@ from ray_pipelines.data.formats.unit import SAMPLE_ROWS, Part, Unit, batched, co
 from ray_pipelines.errors import ConfigError, InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
 
-__all__ = ["common_field", "read", "sample_schema", "table_of_rows", "units"]
+__all__ = ["common_field", "parse_json", "read", "sample_schema", "table_of_rows", "units"]
 
+HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+"""What half of a surrogate pair looks like, escaped or not; two that follow each other are one character."""
 EMPTY: tuple[Any, ...] = (None, {}, [])
 
 
@@ -39,6 +42,18 @@ def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
         raise ConfigError(f"there is no line with a JSON object among the first {len(lines)}.{hint}")
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.schema([common_field(name, [row.get(name) for row in rows]) for name in names])
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError, RecursionError: It is not valid, or not Unicode: it has half of a surrogate pair.
+    """
+    value = json.loads(data)
+    if HALF_PAIR.search(data):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
@@ -150,8 +165,8 @@ def _parse_line(line: bytes | RowError) -> dict[str, Any]:
     if isinstance(line, RowError):
         raise line
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = parse_json(line)
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"line: expected a JSON object; it is not valid JSON ({error}).") from None
     if not isinstance(value, dict):
         raise InvalidInput(f"line: expected a JSON object; got {type(value).__name__}.")

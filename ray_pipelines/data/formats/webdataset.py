@@ -9,7 +9,6 @@ an error of its row; a broken archive ends in one error in the place of the next
 from __future__ import annotations
 
 import itertools
-import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pyarrow as pa
 from typing_extensions import Self
 
 from ray_pipelines.data.files import SourceFile
-from ray_pipelines.data.formats.jsonl import common_field, table_of_rows
+from ray_pipelines.data.formats.jsonl import common_field, parse_json, table_of_rows
 from ray_pipelines.data.formats.unit import PART_BYTES, Part, Unit, first_of
 from ray_pipelines.errors import InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
@@ -131,6 +130,6 @@ def _parse(column: str, data: bytes) -> Any:
     if ending != "json":
         return data
     try:
-        return json.loads(data)
+        return parse_json(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{column}: expected JSON; it is not valid ({error}).") from None

@@ -179,6 +179,20 @@ def test_a_column_has_the_type_of_most_values_and_the_odd_ones_alone_are_dead(
     assert found == [{"a": None, "b": None, **v} if isinstance(v, dict) else v for v in [*most * 3, None]]
 
 
+@pytest.mark.parametrize("num_before", [0, 1000])
+def test_half_of_a_surrogate_pair_fails_its_row_alone(num_before: int, tmp_path: Path) -> None:
+    halves = ['{"v": "\\ud83d"}', '{"v": "b", "\\uDE00": 1}', '{"v": ["\\ud83d"]}', b'{"v": "\xed\xa0\xbd"}']
+    whole = ['{"v": "\\ud83d\\ude00"}', '{"v": "\\\\ud83d"}', '{"v": "\ud7ff"}'.encode()]
+    lines = [b'{"v": "a"}'] * num_before + [one.encode() if isinstance(one, str) else one for one in (*halves, *whole)]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    rows = read(tmp_path)[num_before:]
+    assert texts(rows, "v") == ["InvalidInput"] * 4 + ["😀", "\\ud83d", "\ud7ff"]
+    assert "surrogates not allowed" in rows[0]["error"]
+    (tmp_path / "in.jsonl").rename(tmp_path / "no.rows")
+    (tmp_path / "in.tar").write_bytes(tar_of({"0.json": lines[-7], "1.json": b'{"v": "a"}'}))
+    assert [row["error"] is None for row in read(tmp_path / "in.tar")] == [False, True]
+
+
 def test_values_of_which_no_type_fits_most_are_json_text(tmp_path: Path) -> None:
     values = [1, "s", [1, "é"], {"a": 2.5}, True, 2**64, None]
     json_lines(tmp_path / "a.jsonl", [{"v": value} for value in values])
