@@ -26,7 +26,7 @@ from ray_pipelines.data.formats import ROW_COLUMN, read_units, sample_schema
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
-from ray_pipelines.data.sinks import partition_problems
+from ray_pipelines.data.sinks import column_problems, partition_problems
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
@@ -110,6 +110,7 @@ def describe_input(job: Job) -> Input:
     keeps_all = job.write.columns is None and job.read.columns is None
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
+    problems += column_problems(job.write, pa.schema([column for column in schema if column.name in kept]))
     if problems:
         raise ConfigError(problems)
     wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}

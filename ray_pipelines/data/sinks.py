@@ -25,7 +25,7 @@ from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.storage import FilesystemConfig, read_range
 
-__all__ = ["EncodedFile", "Sink", "partition_problems", "tar_rows"]
+__all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "tar_rows"]
 
 MEDIA_THREADS = 16
 MAX_MEDIUM_BYTES = 1 << 30
@@ -192,6 +192,24 @@ def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence
         if pa.types.is_nested(kind) or pa.types.is_floating(kind) or _is_medium(kind):
             problems.append(f'write.partition_by: expected texts, whole numbers or dates; column "{name}" is {kind}.')
     return problems
+
+
+def column_problems(write: WriteConfig, schema: pa.Schema) -> list[str]:
+    """Why results cannot have the columns of `schema`."""
+    return [
+        f'write.columns: column "{field.name}" is {field.type}, which Parquet cannot hold. Leave it out with '
+        "write.columns, or set write.format: jsonl."
+        for field in schema
+        if write.format == "parquet" and not _is_writable(field)
+    ]
+
+
+def _is_writable(field: pa.Field) -> bool:
+    try:
+        pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def json_value(value: Any) -> Any:

@@ -15,6 +15,8 @@ from ray_pipelines.storage import FilesystemConfig, open_file
 __all__ = ["conformed", "read", "sample_schema", "units"]
 
 UNIT_BYTES = 64 << 20
+NOT_CAST = ("list_view", "run_end_encoded")
+"""Types that Arrow does not cast, or to arrays that are not valid."""
 
 
 def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
@@ -62,5 +64,11 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> Part:
         elif batch[column.name].type == column.type:
             arrays.append(batch[column.name])
         else:
-            arrays.append(conform(batch[column.name], column, errors, lambda values, to: values.cast(to)))
+            arrays.append(conform(batch[column.name], column, errors, _cast))
     return Part(pa.table(arrays, schema=schema), None, errors if any(errors) else None)
+
+
+def _cast(values: pa.Array, to: pa.DataType) -> pa.Array:
+    if any(name in str(values.type) for name in NOT_CAST):
+        return pa.array(values.to_pylist(), type=to)
+    return values.cast(to)

@@ -22,7 +22,8 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
     """The columns of all files, in the order in which they first appear.
 
     Integers widen, integers and floats meet in floats, structs in the fields of both; what is null in one file has the
-    type of another. In CSV, where every value is a text, other types meet in texts; so do all with JSON text.
+    type of another. Arrow's views and runs become the types that they are views and runs of. In CSV, where every value
+    is a text, other types meet in texts; so do all with JSON text.
 
     Args:
         schemas: Path: schema of the file.
@@ -44,7 +45,7 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
         for column in schema:
             known, where = types.get(column.name, (pa.null(), path))
             is_text = column.name in text_columns or column.name in of_json
-            both = pa.string() if is_text else merged(known, column.type)
+            both = pa.string() if is_text else merged(known, _plain(column.type))
             if both is None and read_format == "csv":
                 both = pa.string()
             if both is None:
@@ -56,6 +57,9 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
             types[column.name] = (both, path if known != both else where)
     if problems:
         raise ConfigError(problems)
+    if read_format in ("jsonl", "webdataset"):
+        of_json |= {name for name, (one, _) in types.items() if _without_empty(one) is None}
+        types = {name: (_without_empty(one) or pa.string(), where) for name, (one, where) in types.items()}
     unknown = pa.string() if read_format in ("jsonl", "csv", "webdataset") else pa.null()
     return pa.schema(
         [
@@ -63,6 +67,35 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
             for name, (one, _) in types.items()
         ]
     )
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type that has the same values, not as views or runs of others."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_list_view(kind) or pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_large_list_view(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
+
+
+def _without_empty(kind: pa.DataType) -> pa.DataType | None:
+    """The type without objects that have no keys, which Parquet cannot hold; None if there is nothing else."""
+    if pa.types.is_struct(kind):
+        fields = {field.name: _without_empty(field.type) for field in kind}
+        kept = [(name, inner) for name, inner in fields.items() if inner is not None]
+        return pa.struct(kept) if kept else None
+    if pa.types.is_list(kind):
+        inner = _without_empty(kind.value_type)
+        return pa.list_(inner) if inner is not None else None
+    return kind
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,11 @@ def read(path: Path | list[Path], rows_per_table: int = 100, **settings: Any) ->
         row["source"], row["row"] = Path(row.pop(SOURCE_COLUMN)).name, row.pop(ROW_COLUMN)
         row["error"] = f"{error['stage']}: {error['type']}: {error['message']}" if error else None
     return rows
+
+
+def schema_of(path: Path) -> pa.Schema:
+    read_format, files = find_files(ReadConfig(path=str(path)), LOCAL)
+    return sample_schema(files, read_format, [], LOCAL)
 
 
 def texts(rows: list[dict[str, Any]], column: str = "text") -> list[Any]:
@@ -177,6 +183,15 @@ def test_a_column_has_the_type_of_most_values_and_the_odd_ones_alone_are_dead(
     assert [row["error"] is None for row in rows] == [False] * len(odd) + [True] * (len(values) - len(odd))
     found = [row["v"] for row in rows[len(odd) :]]
     assert found == [{"a": None, "b": None, **v} if isinstance(v, dict) else v for v in [*most * 3, None]]
+
+
+def test_objects_without_keys_are_json_text_and_no_fields(tmp_path: Path) -> None:
+    rows = [{"meta": {}, "deep": {"n": 1, "meta": {}, "items": [{}]}}, {"meta": None, "deep": {"n": 2}}]
+    json_lines(tmp_path / "a.jsonl", rows)
+    assert schema_of(tmp_path).types == [pa.string(), pa.struct([("n", pa.int64())])]
+    assert [(row["meta"], row["deep"]) for row in read(tmp_path)] == [("{}", {"n": 1}), (None, {"n": 2})]
+    json_lines(tmp_path / "b.jsonl", [{"meta": {"a": 1}}])
+    assert [row["meta"] for row in read(tmp_path)] == [{"a": None}, None, {"a": 1}]
 
 
 @pytest.mark.parametrize("num_before", [0, 1000])
@@ -384,6 +399,23 @@ def test_media_rows_name_their_files_and_binary_rows_hold_them(tmp_path: Path) -
         "d.mp4",
         "e.bin",
     ]
+
+
+def test_arrow_views_and_runs_are_read_as_what_they_are_views_and_runs_of(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["a", "long " * 10, None], pa.string_view()),
+            "items": pa.array([[{"a": "b"}], [], None], pa.list_view(pa.struct([("a", pa.string_view())]))),
+            "data": pa.array([b"1", None, b"2"], pa.binary_view()),
+            "runs": pc.run_end_encode(pa.array([1, 1, None])),
+            "deep": pa.StructArray.from_arrays([pc.run_end_encode(pa.array(["a", "a", "b"]))], ["a"]),
+        }
+    )
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    one = pa.struct([("a", pa.string())])
+    assert schema_of(tmp_path).types == [pa.string(), pa.list_(one), pa.binary(), pa.int64(), one]
+    assert [{name: row[name] for name in table.column_names} for row in read(tmp_path)] == table.to_pylist()
 
 
 def test_a_dataset_saved_to_disk_is_read_from_its_arrow_files(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
-from ray_pipelines.data.sinks import EncodedFile, Sink, partition_problems
+from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems
 from ray_pipelines.job_file import validate_job
 from tests.unit.data.test_formats import read
 
@@ -103,6 +103,12 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], message: 
     job = {"task": "text-classification", "read": {"path": "x"}, "write": {"path": "y", **settings}}
     with pytest.raises(rp.ConfigError, match=message):
         validate_job(job)
+
+
+def test_columns_that_parquet_cannot_hold_are_refused_before_a_run() -> None:
+    schema = pa.schema([("n", pa.int64()), ("meta", pa.struct([])), ("deep", pa.list_(pa.struct([])))])
+    assert ['column "meta"' in one for one in column_problems(WriteConfig(path="x"), schema)] == [True, False]
+    assert column_problems(WriteConfig(path="x", format="jsonl"), schema) == []
 
 
 def test_partition_columns_are_kept_and_simple() -> None:
