@@ -22,6 +22,8 @@ UTF8, BYTES = "utf8", "latin-1"
 """latin-1 has a character for every byte, so that nothing is lost."""
 NOT_UTF8 = (UnicodeDecodeError, pa.ArrowInvalid)
 """What pyarrow raises instead of asking what to do with a line that does not fit; so it does for other reasons."""
+NULLS = pa.array(pa.csv.ConvertOptions().null_values)
+"""What pyarrow takes for no value, such as NA, when it tells types; in a column of texts it is a text."""
 BLOCK_BYTES = 16 << 20
 """What is parsed at once; no line may be longer."""
 
@@ -157,4 +159,9 @@ def _parse(values: pa.Array, to: pa.DataType) -> pa.Array:
     texts = values.cast(pa.string())
     if pa.types.is_string(to):
         return texts
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts).cast(to)
+    trimmed = pc.utf8_trim(texts, " \t")
+    known = pc.if_else(pc.is_in(trimmed, NULLS), pa.scalar(None, pa.string()), trimmed)
+    if pa.types.is_time(to):
+        # Arrow casts no texts to times of day, but to times of a day.
+        return pc.binary_join_element_wise("1970-01-01", known, " ").cast(pa.timestamp(to.unit)).cast(to)
+    return known.cast(to)

@@ -256,6 +256,22 @@ def test_csv_of_all_kinds(tmp_path: Path) -> None:
     assert rows[6] == {"id": None, "text": "other order", "n": "1.5", "source": "b.csv", "row": 0, "error": None}
 
 
+def test_csv_values_are_read_by_the_rules_by_which_types_are_told(tmp_path: Path) -> None:
+    lines = ["text, n,x,flag,day,at,time,name"]
+    lines += ["a,1,+1.5,true,2026-01-01,2026-01-01 10:00,10:00,NA", "b, 2 ,NA,FALSE, 2026-01-02 ,N/A,10:00:01, b "]
+    lines += ["NA,NA,nan,NA,NULL,,null,null", "d,\t-3,1e3,True,2026-01-04,2026-01-04T10:00:00, 10:00 ,"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    rows = read(tmp_path)
+    assert [row["error"] for row in rows] == [None] * 4
+    assert [row[" n"] for row in rows] == [1, 2, None, -3]
+    assert [row["x"] for row in rows] == [1.5, None, None, 1000.0]
+    assert [row["flag"] for row in rows] == [True, False, None, True]
+    assert [row["day"] and row["day"].day for row in rows] == [1, 2, None, 4]
+    assert [row["at"] and row["at"].hour for row in rows] == [10, None, None, 10]
+    assert [row["time"] and row["time"].second for row in rows] == [0, 1, None, 0]
+    assert [(row["text"], row["name"]) for row in rows] == [("a", "NA"), ("b", " b "), ("NA", "null"), ("d", "")]
+
+
 def test_parquet_of_all_kinds(tmp_path: Path) -> None:
     import datetime
     import decimal
