@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -340,11 +341,15 @@ def job_error(error: BaseException) -> RayPipelinesError:
 
 def _innermost_reason(text: str) -> str:
     """The last line of Ray's text that names an exception."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception", "Died")) and ":" in line]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    wrapped = {"Error", "Exception", "Died", *re.findall(r"RayTaskError\((\w+)\)", text)}
+    exception = re.compile(rf"\s*[\w.]*({'|'.join(wrapped)}):|[^\W\d]\w*(\.\w+)+: ")
+    named = [line.strip() for line in lines if exception.match(line)]
     # Ray wraps what a worker raises, and its own words come last.
     named = [line for line in named if not line.startswith("ray.exceptions.UserCodeException")] or named
-    return (named[-1] if named else lines[-1] if lines else "Ray gave no reason").removeprefix("ray_pipelines.errors.")
+    return (named[-1] if named else lines[-1].strip() if lines else "Ray gave no reason").removeprefix(
+        "ray_pipelines.errors."
+    )
 
 
 def _give_up_if_hopeless(progress: Progress, job: Job, at_least: int) -> None:

@@ -76,7 +76,8 @@ def sample_schema(
         filesystem: How they are reached.
 
     Raises:
-        ConfigError: None of them can be read, or their columns have types that do not go together.
+        ConfigError: None of them can be read, their columns have types that do not go together, or the value in the
+            name of a folder does not fit a column of the files.
     """
     step = max(1, len(files) // SAMPLE_FILES)
     chosen = files[::step][:SAMPLE_FILES]
@@ -91,10 +92,33 @@ def sample_schema(
         raise ConfigError(f"read.path: {chosen[0].path} cannot be read as {read_format}: {reason}")
     as_text = text_columns if read_format in ("jsonl", "csv") else ()
     schema = unify(schemas, read_format, as_text)
+    _check_partitions(files, schema)
     for name in dict.fromkeys(name for file in files for name in file.partition):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
+
+
+def _check_partitions(files: Sequence[SourceFile], schema: pa.Schema) -> None:
+    """Raises if a value in the name of a folder does not fit the column of the files that has this name.
+
+    Raises:
+        ConfigError: One line per folder.
+    """
+    found = {(name, value): file.path for file in files for name, value in file.partition.items()}
+    problems = [
+        f"read.path: the folder {name}={value} does not fit the column {name!r} of the files, which is "
+        f"{schema.field(name).type} ({path}). Rename the folder or the column, or leave it out with read.partitions."
+        for (name, value), path in found.items()
+        if name in schema.names
+        and isinstance(attempt("read", partial(_of_folder, value, schema.field(name))), RowError)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _of_folder(value: str | None, column: pa.Field) -> pa.Scalar:
+    return pa.scalar(value, pa.string()).cast(column.type)
 
 
 def read_units(
@@ -175,8 +199,8 @@ def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> p
     table = part.table
     for column in schema:
         if column.name in unit.file.partition and column.name not in table.column_names:
-            value = pa.scalar(unit.file.partition[column.name], pa.string())
-            table = table.append_column(column.name, pa.repeat(value, num_rows).cast(column.type))
+            value = _of_folder(unit.file.partition[column.name], column)
+            table = table.append_column(column.name, pa.repeat(value, num_rows))
     positions = part.positions if part.positions is not None else range(first_row, first_row + num_rows)
     return (
         table.select(schema.names)

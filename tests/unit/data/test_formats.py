@@ -366,6 +366,18 @@ def test_partitions_are_columns_and_choose_files(tmp_path: Path) -> None:
         read(tmp_path, partitions={"year": 2027})
 
 
+def test_a_folder_that_does_not_fit_a_column_of_the_files_is_refused_by_name(tmp_path: Path) -> None:
+    for year in ("2024", "unknown", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"year={year}").mkdir()
+        pq.write_table(pa.table({"text": [year], "year": [1]}), tmp_path / f"year={year}/a.parquet")
+    with pytest.raises(rp.ConfigError, match=r"^read\.path: the folder year=unknown .* int64 \(.*a\.parquet\)[^\n]*$"):
+        read(tmp_path)
+    rows = read(tmp_path, partitions={"year": [2024]})
+    assert [row["year"] for row in rows] == [2024]
+    (tmp_path / "year=unknown/a.parquet").unlink()
+    assert {row["year"] for row in read(tmp_path)} == {2024, None}
+
+
 def test_webdataset_rows_are_the_files_of_one_name(tmp_path: Path) -> None:
     members = {
         "data/0.jpg": b"\xff\xd8",
