@@ -79,6 +79,7 @@ def describe_input(job: Job) -> Input:
     """
     filesystem = job.read_filesystem
     read_format, files = find_files(job.read, filesystem)
+    _check_names(files)
     parts = {name: (part, tasks.resolve(part.task, has_own_pipeline=True)) for name, part in job.parts.items()}
     texts = [
         split_inputs(part.inputs)[0].get(f.name, f.name)
@@ -122,6 +123,18 @@ def describe_input(job: Job) -> Input:
         kept_columns=tuple(name for name in schema.names if name in kept),
         filesystem=filesystem,
     )
+
+
+def _check_names(files: Sequence[SourceFile]) -> None:
+    """Raises if the name of a file is no text: rows are known by it.
+
+    Raises:
+        ConfigError: One line per file.
+    """
+    names = [file.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for file in files]
+    wrong = [name for name, file in zip(names, files, strict=True) if name != file.path]
+    if wrong:
+        raise ConfigError(f"read.path: expected names in UTF-8; got {name}. Rename the file." for name in wrong)
 
 
 def _rows_per_block(source: Input, job: Job) -> int:
