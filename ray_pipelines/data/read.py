@@ -20,13 +20,15 @@ from pyroaring import BitMap64
 
 from ray_pipelines import tasks
 from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
-from ray_pipelines.data.counting import add_counters
+from ray_pipelines.data.chunks import CARRIED_COLUMN, CHUNK_COLUMN, COUNT_COLUMN, INDEX_COLUMN, ROW_ID_COLUMN
+from ray_pipelines.data.counting import COUNTERS_COLUMN, add_counters
 from ray_pipelines.data.files import SourceFile, find_files
-from ray_pipelines.data.formats import ROW_COLUMN, read_units, sample_schema
+from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_units, sample_schema
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.sinks import column_problems, partition_problems
+from ray_pipelines.data.workers import ITEM_COLUMN, READ_ERROR_COLUMN, TENSORS_COLUMN
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
@@ -43,6 +45,22 @@ ID_COLUMN = "__id"
 """The integer that a row is known by (`inventory.py`)."""
 UNIT_ROWS_COLUMN = "__unit_rows"
 """Beside the last row of a unit: how many rows the unit has."""
+INTERNAL_COLUMNS = (
+    SOURCE_COLUMN,
+    ROW_COLUMN,
+    READ_ERROR_COLUMN,
+    COUNTERS_COLUMN,
+    ID_COLUMN,
+    UNIT_ROWS_COLUMN,
+    TENSORS_COLUMN,
+    ITEM_COLUMN,
+    ROW_ID_COLUMN,
+    INDEX_COLUMN,
+    COUNT_COLUMN,
+    CHUNK_COLUMN,
+    CARRIED_COLUMN,
+)
+"""What stands beside the columns of a row on its way through a run."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +129,17 @@ def describe_input(job: Job) -> Input:
     keeps_all = job.write.columns is None and job.read.columns is None
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
+    wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}
+    hidden = {task.preparation.column for _, task in parts.values() if task.preparation is not None}
+    problems += [
+        f'read.path: the dataset has a column "{name}", a name that this package uses itself. Rename it, or leave it '
+        "out with write.columns."
+        for name in schema.names
+        if name in wanted & ({*INTERNAL_COLUMNS} | hidden)
+    ]
     problems += column_problems(job.write, pa.schema([column for column in schema if column.name in kept]))
     if problems:
         raise ConfigError(problems)
-    wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}
     return Input(
         read_format=read_format,
         files=tuple(files),

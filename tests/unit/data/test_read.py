@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import ray_pipelines as rp
-from ray_pipelines.data.read import Input, describe_input
+from ray_pipelines import data
+from ray_pipelines.data.read import INTERNAL_COLUMNS, Input, describe_input
 from ray_pipelines.job_file import validate_job
 
 
@@ -30,3 +33,24 @@ def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "in/a.parquet").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.parquet"))
     with pytest.raises(rp.ConfigError, match=r"^read\.path: expected names in UTF-8; got .*caf\\xe9\.parquet\."):
         described(tmp_path)
+
+
+@pytest.mark.parametrize("name", INTERNAL_COLUMNS)
+def test_a_column_with_a_name_of_this_package_is_refused_unless_it_is_left_out(name: str, tmp_path: Path) -> None:
+    write(tmp_path, **{name: [1], "__mine": [2]})
+    with pytest.raises(rp.ConfigError, match=f'^read.path: the dataset has a column "{name}", .* write.columns.$'):
+        described(tmp_path)
+    write_settings = {"path": str(tmp_path / "out"), "columns": ["text", "__mine"]}
+    assert described(tmp_path, write=write_settings).schema.names == ["text", "__mine"]
+
+
+def test_all_columns_of_this_package_are_known_as_such() -> None:
+    modules = [importlib.import_module(f"{data.__name__}.{one.name}") for one in pkgutil.iter_modules(data.__path__)]
+    columns = {value for module in modules for name, value in vars(module).items() if name.endswith("_COLUMN")}
+    assert {column for column in columns if column.startswith("__")} == {*INTERNAL_COLUMNS}
+
+
+def test_the_hidden_column_of_a_task_is_no_name_for_a_column(tmp_path: Path) -> None:
+    write(tmp_path, image=[b"1"], question=["q"], __words=["w"])
+    with pytest.raises(rp.ConfigError, match=r'^read\.path: the dataset has a column "__words"'):
+        described(tmp_path, task="document-question-answering")
