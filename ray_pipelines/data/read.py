@@ -27,7 +27,7 @@ from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_units, sa
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
-from ray_pipelines.data.sinks import column_problems, partition_problems
+from ray_pipelines.data.sinks import column_problems, partition_problems, partitionable
 from ray_pipelines.data.workers import ITEM_COLUMN, READ_ERROR_COLUMN, TENSORS_COLUMN
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
@@ -105,7 +105,7 @@ def describe_input(job: Job) -> Input:
         for f in task.inputs
         if f.modality in ("text", "chat")
     ]
-    schema = sample_schema(files, read_format, texts, filesystem)
+    schema = partitionable(sample_schema(files, read_format, texts, filesystem), job.write.partition_by)
     inputs: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for name, (part, task) in parts.items():

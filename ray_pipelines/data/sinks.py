@@ -25,7 +25,7 @@ from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.storage import FilesystemConfig, read_range
 
-__all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "tar_rows"]
+__all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "partitionable", "tar_rows"]
 
 MEDIA_THREADS = 16
 MAX_MEDIUM_BYTES = 1 << 30
@@ -39,6 +39,18 @@ SIGNATURES = {
     b"OggS": "ogg",
     b"\x1a\x45\xdf\xa3": "webm",
 }
+
+
+PARTITION_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_date,
+    pa.types.is_time,
+    pa.types.is_timestamp,
+)
+"""Types of which pyarrow reads values out of the names of folders."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +201,18 @@ def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence
             )
             continue
         kind = schema.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_floating(kind) or _is_medium(kind):
+        if not any(is_kind(kind) for is_kind in PARTITION_TYPES) or kind == pa.time64("ns"):
             problems.append(f'write.partition_by: expected texts, whole numbers or dates; column "{name}" is {kind}.')
     return problems
+
+
+def partitionable(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """The schema in which partition columns have the types of their values, as names of folders are no dictionary."""
+    for name in set(columns).intersection(schema.names):
+        field = schema.field(name)
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(schema.get_field_index(name), field.with_type(field.type.value_type))
+    return schema
 
 
 def column_problems(write: WriteConfig, schema: pa.Schema) -> list[str]:

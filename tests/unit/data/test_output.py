@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,19 @@ RESULTS = pa.table(
     }
 )
 DEAD_LETTERS = pa.table({"row": [7], "message": ["text: expected a value; got null."]})
+
+
+def finished_run(path: Path, schema: pa.Schema, **settings: Any) -> rp.RunOutput:
+    """The output in `path`, of whose results all files belong to a finished run."""
+    files = sorted(file for file in (path / "results").rglob("*") if file.is_file())
+    manifest = {
+        "files": {"results": [str(file.relative_to(path)) for file in files], "dead_letters": []},
+        "schemas": {"results": schema_to_text(schema), "dead_letters": schema_to_text(DEAD_LETTERS.schema)},
+        "file_sizes": {str(file.relative_to(path)): {"num_bytes": file.stat().st_size} for file in files},
+        "job": {"write": settings},
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return rp.read_output(str(path))
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
-from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems
+from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems, partitionable
 from ray_pipelines.job_file import validate_job
 from tests.unit.data.test_formats import read
+from tests.unit.data.test_output import finished_run
 
 PNG, WAV = b"\x89PNG picture", b"RIFF....WAVE sound"
 
@@ -116,3 +117,37 @@ def test_partition_columns_are_kept_and_simple() -> None:
     assert partition_problems(["lang"], schema, schema.names) == []
     assert "not. Add it to write.columns" in partition_problems(["lang"], schema, ["score"])[0]
     assert len(partition_problems(["score", "tags"], schema, schema.names)) == 2
+
+
+DAY = datetime.datetime(2026, 1, 2, 3, 4, 5)
+PARTITIONS = {
+    "text": pa.array(["a b/é", None]),
+    "large text": pa.array(["a", None], pa.large_string()),
+    "category": pa.array(["a", None]).dictionary_encode(),
+    "number": pa.array([-1, None], pa.int8()),
+    "large number": pa.array([2**63, None], pa.uint64()),
+    "flag": pa.array([True, False]),
+    "day": pa.array([DAY.date(), None]),
+    "time": pa.array([DAY.time(), None], pa.time64("us")),
+    "at": pa.array([DAY, None], pa.timestamp("us", "Europe/Berlin")),
+}
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_partition_columns_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
+    table = pa.table({"key": PARTITIONS[kind], "n": [0, 1]})
+    schema = partitionable(table.schema, ["key"])
+    assert partition_problems(["key"], schema, schema.names) == []
+    table = table.cast(schema)
+    for file in files_of(table, partition_by=["key"]):
+        (tmp_path / "results" / file.path).parent.mkdir(parents=True)
+        (tmp_path / "results" / file.path).write_bytes(file.data)
+    output = finished_run(tmp_path, schema, partition_by=["key"])
+    assert output.to_arrow().select(["key", "n"]).sort_by("n").equals(table)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.decimal128(5, 2), pa.null(), pa.duration("s"), pa.binary(2), pa.time64("ns"), pa.list_(pa.int8())]
+)
+def test_partition_columns_that_cannot_be_read_back_are_refused(kind: pa.DataType) -> None:
+    assert "is " + str(kind) in partition_problems(["key"], pa.schema([("key", kind)]), ["key"])[0]
