@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
-from ray_pipelines.data.sinks import tar_rows
+from ray_pipelines.data.json_values import held_type, value_of_json
+from ray_pipelines.data.sinks import partitionable, tar_rows
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import explain, missing_bucket, probe, storage_errors
 from ray_pipelines.validation import did_you_mean
@@ -38,6 +39,7 @@ __all__ = ["DEAD_LETTERS", "HTML_REPORT", "MANIFEST", "REPORT", "RESULTS", "RUN"
 RESULTS, DEAD_LETTERS = "results", "dead_letters"
 MANIFEST, REPORT, HTML_REPORT = "manifest.json", "report.json", "report.html"
 RUN = "_run/run.json"
+LEAST_BLOCK_BYTES, MAX_LINE_BYTES = 1 << 20, 512 << 20
 OURS = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, "_run"}
 
 
@@ -129,7 +131,10 @@ class RunOutput:
 
     @property
     def results(self) -> Any:
-        """The results as a lazy `pyarrow.dataset.Dataset` of exactly the run's files."""
+        """The results as a lazy `pyarrow.dataset.Dataset` of exactly the run's files.
+
+        Of JSON lines, it has what JSON lacks as texts and numbers (dates, bytes); tables have the types of the run.
+        """
         return self._dataset(RESULTS)
 
     @property
@@ -167,7 +172,7 @@ class RunOutput:
             raise ConfigError(
                 [f'columns: there is no column "{name}".{did_you_mean(name, names)} It has: {has}.' for name in wrong]
             )
-        return dataset.to_table(columns=list(columns) if columns is not None else None)
+        return self._typed(dataset.to_table(columns=list(columns) if columns is not None else None), kind)
 
     def to_pandas(self, kind: str = RESULTS, columns: Sequence[str] | None = None) -> Any:
         """The same as a `pandas.DataFrame`; a prediction is a dictionary or an array of them."""
@@ -181,26 +186,48 @@ class RunOutput:
 
     def _dataset(self, kind: str) -> Any:
         import pyarrow.dataset
+        import pyarrow.json
 
         names: Sequence[str] = self.manifest["files"][kind]
+        schema = self._schema(kind)
         if not names:
-            return pyarrow.dataset.dataset(self._schema(kind).empty_table())
+            return pyarrow.dataset.dataset(schema.empty_table())
         filesystem, root = self.folder.arrow()
         paths = [f"{root}/{name}" for name in names]
         if ".tar" in names[0]:
             raise ConfigError(f"{self.path}: has WebDataset shards, which pyarrow does not read. Read files() as such.")
         folders: Any = None
-        columns = self.manifest["job"]["write"].get("partition_by", ()) if kind == RESULTS else ()
+        columns = self._partition_columns(kind)
         if columns:
-            schema = self._schema(kind)
             folders = pyarrow.dataset.partitioning(pa.schema([schema.field(name) for name in columns]), flavor="hive")
         options = {"filesystem": filesystem, "partitioning": folders, "partition_base_dir": f"{root}/{kind}"}
-        if not names[0].endswith(".parquet"):
-            return pyarrow.dataset.dataset(paths, format="json", **options)
-        return pyarrow.dataset.dataset(paths, schema=self._schema(kind), format="parquet", **options)
+        if names[0].endswith(".parquet"):
+            return pyarrow.dataset.dataset(paths, schema=schema, format="parquet", **options)
+        held = [field if field.name in columns else field.with_type(held_type(field.type)) for field in schema]
+        reading = pyarrow.json.ReadOptions(block_size=self._block_bytes(names))
+        lines = pyarrow.dataset.JsonFileFormat(read_options=reading)
+        return pyarrow.dataset.dataset(paths, schema=pa.schema(held), format=lines, **options)
+
+    def _block_bytes(self, names: Sequence[str]) -> int:
+        """What is parsed at once of JSON lines, which no line may be longer than."""
+        if names[0].endswith(".gz"):
+            return MAX_LINE_BYTES
+        largest: int = max(self.manifest["file_sizes"][name]["num_bytes"] for name in names)
+        return min(max(largest, LEAST_BLOCK_BYTES), MAX_LINE_BYTES)
+
+    def _typed(self, table: pa.Table, kind: str) -> pa.Table:
+        """The table with what JSON lines hold in other types made what it was."""
+        for index, field in enumerate(self._schema(kind).field(name) for name in table.column_names):
+            if table.schema.field(index).type != field.type:
+                values = [value_of_json(value, field.type) for value in table[index].to_pylist()]
+                table = table.set_column(index, field, pa.array(values, type=field.type))
+        return table
+
+    def _partition_columns(self, kind: str) -> Sequence[str]:
+        return self.manifest["job"]["write"].get("partition_by", ()) if kind == RESULTS else ()
 
     def _schema(self, kind: str) -> pa.Schema:
-        return schema_from_text(self.manifest["schemas"][kind])
+        return partitionable(schema_from_text(self.manifest["schemas"][kind]), self._partition_columns(kind))
 
 
 def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | None = None) -> RunOutput:

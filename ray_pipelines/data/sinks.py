@@ -5,11 +5,9 @@ A block becomes one file, or one per value of the partition columns. The same ro
 
 from __future__ import annotations
 
-import base64
 import gzip
 import io
 import json
-import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
+from ray_pipelines.data.json_values import json_value
 from ray_pipelines.storage import FilesystemConfig, read_range
 
 __all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "partitionable", "tar_rows"]
@@ -231,18 +230,3 @@ def _is_writable(field: pa.Field) -> bool:
     except pa.ArrowException:
         return False
     return True
-
-
-def json_value(value: Any) -> Any:
-    """`value` with what JSON lacks replaced: bytes by base64, NaN and infinities by null, times by ISO strings."""
-    if isinstance(value, dict):
-        return {key: json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

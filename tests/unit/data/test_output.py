@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import ray_pipelines as rp
+from ray_pipelines.arrow import IMAGE_TYPE
+from ray_pipelines.config import FilesystemConfig, WriteConfig
 from ray_pipelines.data.output import schema_to_text
+from ray_pipelines.data.sinks import Sink
 
 PREDICTION = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 RESULTS = pa.table(
@@ -80,3 +86,43 @@ def test_dead_letters_and_chosen_columns(output: rp.RunOutput) -> None:
 def test_column_that_is_not_there_is_refused_with_the_one_that_is_meant(output: rp.RunOutput) -> None:
     with pytest.raises(rp.ConfigError, match=r'no column "predictions".*prediction.*It has: id, prediction'):
         output.to_arrow(columns=["id", "predictions"])
+
+
+DAY = datetime.datetime(2026, 1, 2, 3, 4, 5, 6)
+ODD = pa.table(
+    {
+        "text": ["2024-01-01T00:00:00Z", None],
+        "long": ["x" * 3_000_000] * 2,
+        "small": pa.array([1, None], pa.int32()),
+        "score": pa.array([0.1, None], pa.float32()),
+        "half": pa.array([np.float16(0.5), None], pa.float16()),
+        "map": pa.array([[("k", 1), ("l", None)], None], pa.map_(pa.string(), pa.int64())),
+        "day": pa.array([DAY.date(), None]),
+        "time": pa.array([DAY.time(), None], pa.time64("us")),
+        "at": pa.array([DAY, None], pa.timestamp("us", "Europe/Berlin")),
+        "took": pa.array([datetime.timedelta(days=1, microseconds=5), None]),
+        "price": pa.array([decimal.Decimal("1.50"), None]),
+        "kind": pa.array(["a", None]).dictionary_encode(),
+        "image": pa.array([{"bytes": b"\x00\xff", "path": None}, None], IMAGE_TYPE),
+        "vector": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+        "days": pa.array([[DAY.date()], []], pa.large_list(pa.date32())),
+        "large": pa.array([2**63 + 1, None], pa.uint64()),
+        "key": pa.array([1, None], pa.int16()),
+    }
+)
+
+
+@pytest.mark.parametrize("partition_by", [[], ["key"]])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_json_lines_come_back_with_the_types_of_the_run(
+    compression: str, partition_by: list[str], tmp_path: Path
+) -> None:
+    config = WriteConfig.model_validate(
+        {"path": "x", "format": "jsonl", "compression": compression, "partition_by": partition_by}
+    )
+    for file in Sink(config, FilesystemConfig()).results(ODD, "part-0", "{}"):
+        (tmp_path / "results" / file.path).parent.mkdir(parents=True)
+        (tmp_path / "results" / file.path).write_bytes(file.data)
+    output = finished_run(tmp_path, ODD.schema, partition_by=partition_by)
+    assert output.to_arrow().select(ODD.schema.names).sort_by("small").equals(ODD)
+    assert output.to_arrow(columns=["map", "key"]).schema.types == [ODD.schema.field("map").type, pa.int16()]

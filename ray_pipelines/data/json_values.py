@@ -1,0 +1,96 @@
+"""Arrow values in JSON lines, and back: what JSON lacks is written as text or numbers, by the type of its column."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import math
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["held_type", "json_value", "value_of_json"]
+
+HELD_AS_THEY_ARE = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_integer,
+    pa.types.is_float32,
+    pa.types.is_float64,
+    pa.types.is_boolean,
+    pa.types.is_timestamp,
+    pa.types.is_null,
+)
+"""Types that pyarrow's reader of JSON makes itself."""
+
+
+def json_value(value: Any) -> Any:
+    """`value` with what JSON lacks replaced.
+
+    Bytes become base64, NaN and infinities null, times ISO strings, durations seconds, and the pairs of a map objects
+    of `key` and `value`.
+    """
+    if isinstance(value, dict):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {"key": json_value(value[0]), "value": json_value(value[1])}
+    if isinstance(value, list):
+        return [json_value(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def held_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which JSON lines hold values of `kind`."""
+    if any(is_kind(kind) for is_kind in HELD_AS_THEY_ARE):
+        return kind
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, held_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([("key", held_type(kind.key_type)), ("value", held_type(kind.item_type))]))
+    if _is_list(kind):
+        return pa.list_(held_type(kind.value_type))
+    if pa.types.is_dictionary(kind):
+        return held_type(kind.value_type)
+    return pa.float64() if pa.types.is_floating(kind) or pa.types.is_duration(kind) else pa.string()
+
+
+def value_of_json(value: Any, kind: pa.DataType) -> Any:
+    """The value of `kind` that `json_value` has replaced."""
+    if value is None or any(is_kind(kind) for is_kind in HELD_AS_THEY_ARE):
+        return value
+    if pa.types.is_struct(kind):
+        return {field.name: value_of_json(value[field.name], field.type) for field in kind}
+    if pa.types.is_map(kind):
+        types = {"key": kind.key_type, "value": kind.item_type}
+        return [tuple(value_of_json(pair[name], one) for name, one in types.items()) for pair in value]
+    if _is_list(kind):
+        return [value_of_json(item, kind.value_type) for item in value]
+    if pa.types.is_dictionary(kind):
+        return value_of_json(value, kind.value_type)
+    return _scalar(value, kind)
+
+
+def _scalar(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_date(kind):
+        return datetime.date.fromisoformat(value)
+    if pa.types.is_time(kind):
+        return datetime.time.fromisoformat(value)
+    if pa.types.is_decimal(kind):
+        return decimal.Decimal(value)
+    if pa.types.is_duration(kind):
+        return datetime.timedelta(seconds=value)
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return base64.b64decode(value) if is_bytes else value
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
