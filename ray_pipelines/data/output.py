@@ -18,6 +18,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -153,10 +154,11 @@ class RunOutput:
         names = self.manifest["files"][kind]
         if not names:
             return ray.data.from_arrow(self._schema(kind).empty_table())
-        filesystem, root = self.folder.arrow()
-        paths = [f"{root}/{name}" for name in names]
-        read = ray.data.read_parquet if names[0].endswith(".parquet") else ray.data.read_json
-        return read(paths, filesystem=filesystem)
+        if names[0].endswith(".parquet") and not self._partition_columns(kind):
+            filesystem, root = self.folder.arrow()
+            return ray.data.read_parquet([f"{root}/{name}" for name in names], filesystem=filesystem, partitioning=None)
+        files = ray.data.from_items([{"name": name} for name in names])
+        return files.map_batches(partial(self._table_of_file, kind=kind), batch_size=1, batch_format="pyarrow")
 
     def to_arrow(self, kind: str = RESULTS, columns: Sequence[str] | None = None) -> pa.Table:
         """The results (or `dead_letters`) as a table in memory, all columns or those named.
@@ -184,11 +186,12 @@ class RunOutput:
 
         return datasets.Dataset(self.to_arrow(kind, columns))
 
-    def _dataset(self, kind: str) -> Any:
+    def _dataset(self, kind: str, names: Sequence[str] | None = None) -> Any:
+        """The files of those `names`, or all; JSON lines in the types that JSON has."""
         import pyarrow.dataset
         import pyarrow.json
 
-        names: Sequence[str] = self.manifest["files"][kind]
+        names = self.manifest["files"][kind] if names is None else names
         schema = self._schema(kind)
         if not names:
             return pyarrow.dataset.dataset(schema.empty_table())
@@ -222,6 +225,9 @@ class RunOutput:
                 values = [value_of_json(value, field.type) for value in table[index].to_pylist()]
                 table = table.set_column(index, field, pa.array(values, type=field.type))
         return table
+
+    def _table_of_file(self, files: pa.Table, kind: str) -> pa.Table:
+        return self._typed(self._dataset(kind, files["name"].to_pylist()).to_table(), kind)
 
     def _partition_columns(self, kind: str) -> Sequence[str]:
         return self.manifest["job"]["write"].get("partition_by", ()) if kind == RESULTS else ()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset
 import pytest
+import ray
 
 import ray_pipelines as rp
+from ray_pipelines.config import FilesystemConfig, WriteConfig
+from ray_pipelines.data.sinks import Sink
 from ray_pipelines.job_file import validate_job
 from tests.cases.media import image, png
 from tests.unit.data.test_formats import read
+from tests.unit.data.test_output import finished_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Model = Callable[[str], str]
@@ -92,3 +98,28 @@ def test_results_go_on_into_tables_of_lance_and_iceberg(model: Model, tmp_path: 
     table = catalog.create_table("reviews.sentiment", schema=output.results.schema)
     table.append(output.results.scanner().to_reader())
     assert table.scan().to_arrow().sort_by("n").to_pylist() == expected
+
+
+@pytest.mark.parametrize("partition_by", [[], ["key", "name"]])
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_ray_dataset_has_the_values_and_types_of_the_table(
+    format: str, partition_by: list[str], tmp_path: Path
+) -> None:
+    table = pa.table(
+        {
+            "n": pa.array([0, 1, 2], pa.int32()),
+            "day": pa.array([datetime.date(2026, 1, 1), None, None]),
+            "text": ["2026-01-01T00:00:00Z", "x" * 2_000_000, None],
+            "key": pa.array([1, None, 1], pa.int16()),
+            "name": ["01", "x/y", None],
+        }
+    )
+    folder = tmp_path / "of=others"
+    sink = Sink(WriteConfig(path="x", format=format, partition_by=partition_by), FilesystemConfig())
+    for file in sink.results(table, "part-0", "{}"):
+        (folder / "results" / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "results" / file.path).write_bytes(file.data)
+    output = finished_run(folder, table.schema, partition_by=partition_by)
+    found = pa.concat_tables(ray.get(output.ray_dataset().to_arrow_refs()))
+    assert found.select(table.schema.names).sort_by("n").equals(table)
+    assert {field.name: field.type for field in found.schema} == {field.name: field.type for field in table.schema}
