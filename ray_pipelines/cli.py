@@ -116,13 +116,15 @@ def run(
 
     Example: ray-pipelines run jobs/text-classification.yaml --set read.limit=100
     """
-    job = _checked(job_file, settings or [])
+    job = _read(job_file, settings or [])
     from ray_pipelines.data.job import run_job
     from ray_pipelines.report.terminal import DEAD_LETTERS_LINE, filtered_stderr, live_progress
 
     try:
         with filtered_stderr() as console, live_progress(console) as display:
             result = run_job(job, display)
+    except ConfigError as error:
+        _fail(error, EXIT_WRONG, f"{job_file}: ")
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
     except KeyboardInterrupt:
@@ -367,12 +369,20 @@ def schema(
     typer.echo(job_reference() if markdown else json.dumps(job_schema(), indent=2))
 
 
+def _read(job_file: Path, settings: list[str]) -> Job:
+    """The job, valid by itself; ends the command with all problems otherwise."""
+    try:
+        return read_job(job_file, settings)
+    except ConfigError as error:
+        _fail(error, EXIT_WRONG, f"{job_file}: ")
+
+
 def _checked(job_file: Path, settings: list[str]) -> Job:
     """The job, valid and looked at; ends the command with all problems otherwise."""
-    try:
-        job = read_job(job_file, settings)
-        from ray_pipelines.data.job import check_job
+    job = _read(job_file, settings)
+    from ray_pipelines.data.job import check_job
 
+    try:
         check_job(job)
         return job
     except ConfigError as error:

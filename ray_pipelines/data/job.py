@@ -20,7 +20,7 @@ from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import Output
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
-from ray_pipelines.data.run_state import RunRecord, new_run_id, open_run, read_record
+from ray_pipelines.data.run_state import RunRecord, finish_cleaning, new_run_id, open_run, read_record
 from ray_pipelines.engine.hub import COMPONENTS, looks_like_path
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.report.metrics import Progress, RunReport
@@ -84,9 +84,10 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         TooManyErrors: More rows failed than `max_error_rate` or `max_errors` allow.
         JobError: A model could not be loaded, or Ray gave up.
     """
+    output, run_id = Output.of(job), new_run_id()
+    finish_cleaning(output)
     source = check_job(job)
     start_ray()
-    output, run_id = Output.of(job), new_run_id()
     with hold_lease(output.folder, run_id) as lease:
         job = with_pinned_models(job, read_record(output))
         models = models_of_job(job)

@@ -21,7 +21,7 @@ from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import RESULTS, Output, RunOutput, read_output, schema_from_text
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
-from ray_pipelines.data.run_state import new_run_id, open_retry
+from ray_pipelines.data.run_state import finish_cleaning, new_run_id, open_retry
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.job_file import apply_override, validate_job
 from ray_pipelines.report.metrics import Progress
@@ -75,6 +75,7 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
         JobError: As for `run_job`.
     """
     output = Output.of(job)
+    finish_cleaning(output)
     before = read_output(output.path, job.write_filesystem)
     if not before.manifest["num_errors"]:
         return None

@@ -20,6 +20,7 @@ from pyroaring import BitMap64
 from ray_pipelines.config import Job
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.inventory import Inventory
+from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, Output
 from ray_pipelines.data.provenance import versions
 from ray_pipelines.data.read import Input
@@ -27,7 +28,7 @@ from ray_pipelines.data.resume import COMMITS, Ledger
 from ray_pipelines.engine.identity import differences, digest_of
 from ray_pipelines.errors import ConfigError, JobError
 
-__all__ = ["Run", "RunRecord", "inventory_of", "new_run_id", "open_retry", "open_run"]
+__all__ = ["Run", "RunRecord", "finish_cleaning", "inventory_of", "new_run_id", "open_retry", "open_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +179,31 @@ def read_record(output: Output) -> RunRecord | None:
 
 
 def clean_up(output: Output, files: Mapping[str, Iterable[str]], sources_file: str) -> None:
-    """Removes what a finished run does not need: its ledger, and files that are not in its manifest."""
-    output.folder.remove([RUN])
-    listed = {*files[RESULTS], *files[DEAD_LETTERS], sources_file}
+    """Removes what a finished run does not need: its ledger, files that are not in its manifest, and last its record.
+
+    As long as the record is there, `read_record` and `finish_cleaning` find what is left to remove.
+    """
+    kept = {*files[RESULTS], *files[DEAD_LETTERS], sources_file, RUN}
     for below in (COMMITS, RESULTS, DEAD_LETTERS, "_run"):
         names = output.folder.sizes(below)
-        output.folder.remove(name for name in names if name not in listed and "/lease.json" not in name)
+        output.folder.remove(name for name in names if name not in kept and "/lease.json" not in name)
+    output.folder.remove([RUN])
+
+
+def finish_cleaning(output: Output) -> None:
+    """Cleans up after a finished run whose process ended while it did so.
+
+    A folder that cannot be reached is left to those who say why.
+
+    Raises:
+        ConfigError: Another process is cleaning up.
+    """
+    if output.problems("overwrite"):
+        return
+    record, manifest = output.folder.read_json(RUN), output.folder.read_json(MANIFEST)
+    if record is not None and manifest is not None and record["run_id"] == manifest["run_id"]:
+        with hold_lease(output.folder, record["run_id"]):
+            read_record(output)
 
 
 def check_unchanged(inventory: Inventory, files: Sequence[SourceFile]) -> None:
