@@ -39,6 +39,7 @@ def configuration(job: Job, source: Input, models: Mapping[str, PinnedModel]) ->
         "read.limit": job.read.limit,
         "columns": list(source.kept_columns),
         "write.format": job.write.format,
+        "write.partition_by": list(job.write.partition_by),
     }
     for name, part in job.parts.items():
         own = _of_part(part, source.inputs[name], models[name])

@@ -155,6 +155,8 @@ def test_other_configuration_or_input_is_refused_by_name(folder: Path, model: Mo
         rp.run_job(job_of(folder, model), after(20))
     with pytest.raises(rp.ConfigError, match=r"another configuration: parameters was \{\}, is \{\"top_k\": 2\}"):
         rp.run_job(job_of(folder, model, parameters={"top_k": 2}))
+    with pytest.raises(rp.ConfigError, match=r"another configuration: write.partition_by was \[\], is \[\"name\"\]"):
+        rp.run_job(job_of(folder, model, write={"partition_by": ["name"]}))
     table = pq.read_table(folder / "in/1.parquet")
     pq.write_table(table.slice(1), folder / "in/1.parquet")
     (folder / "in/2.parquet").unlink()
