@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import unquote
 
@@ -97,7 +99,7 @@ def find_files(read: ReadConfig, filesystem: FilesystemConfig) -> tuple[ReadForm
         raise ConfigError(f"read.format: there are no {read_format} files ({', '.join(endings)}) in {read.path}.")
     chosen = chosen if endings else [each.file for each in found]
     kept = _of_partitions(chosen, read.partitions)
-    return read_format, sorted({file.path: file for file in kept}.values(), key=lambda file: file.path)
+    return read_format, sorted(_each_once(kept), key=lambda file: file.path)
 
 
 def format_of(paths: Sequence[str]) -> ReadFormat:
@@ -132,6 +134,23 @@ def partition_values(path: str) -> dict[str, str | None]:
     """
     pairs = (part.split("=", 1) for part in path.split("/")[:-1] if part.count("=") == 1)
     return {key: None if value == NULL_PARTITION else unquote(value) for key, value in pairs if key}
+
+
+def _each_once(files: Sequence[SourceFile]) -> Iterable[SourceFile]:
+    """The files without those that `read.path` names again, also in another spelling; links to files are files."""
+
+    @cache
+    def real(folder: str) -> str:
+        return str(Path(folder).resolve())
+
+    def place(path: str) -> str:
+        folder, name = posixpath.split(path.removeprefix("file://"))
+        return path if is_remote(path) else f"{real(folder)}/{name}"
+
+    found: dict[str, SourceFile] = {}
+    for file in files:
+        found.setdefault(place(file.path), file)
+    return found.values()
 
 
 def _of_partitions(files: Sequence[SourceFile], wanted: Mapping[str, Any]) -> list[SourceFile]:
