@@ -3,6 +3,7 @@
     list, tuple, map-style dataset   list of results, a `RowError` in place of one that failed      (as `spec.run`)
     generator, iterator              iterator of results, while the input is still being made
     pandas.DataFrame                 the frame with columns `prediction` and `error`
+    pandas.Series                    a series of results with its index; a pyarrow.Array is a list
     pyarrow.Table                    the table, likewise; pyarrow.RecordBatchReader: a reader that streams
     datasets.Dataset, DatasetDict    the same, likewise; datasets.IterableDataset: iterator of its rows, likewise
     ray.data.Dataset                 a lazy dataset, as `spec(dataset)` gives it
@@ -30,6 +31,7 @@ import pyarrow as pa
 
 from ray_pipelines.arrow import ERROR_TYPE
 from ray_pipelines.data.counting import COUNTERS_COLUMN, counters_of
+from ray_pipelines.data.items import is_of, items_of
 from ray_pipelines.data.workers import ERROR_COLUMN, ITEM_COLUMN
 from ray_pipelines.errors import ConfigError, RowError
 
@@ -53,21 +55,24 @@ T = TypeVar("T")
 
 def map_data(spec: AnySpec, data: Any, inputs: Mapping[str, Any], progress: bool) -> Any:
     """See `PipelineSpec.map`."""
-    if isinstance(data, str | bytes | dict) and not _is_of(data, "datasets"):
+    if isinstance(data, str | bytes | dict) and not is_of(data, "datasets"):
         raise TypeError(f"data: expected a list or an iterable of items; got a {type(data).__name__}. Wrap it: [item].")
     mapping = _Mapping(spec, inputs, progress)
-    if _is_of(data, "ray"):
+    if is_of(data, "ray"):
         return spec(data, **inputs)
-    if _is_of(data, "pandas"):
+    if is_of(data, "pandas") and hasattr(data, "columns"):
         return mapping.pandas(data)
-    if _is_of(data, "datasets"):
+    if is_of(data, "datasets"):
         return mapping.datasets(data)
-    if isinstance(data, pa.Table):
-        return mapping.table(data)
+    if isinstance(data, pa.Table | pa.RecordBatch):
+        return mapping.table(pa.table(data))
     if isinstance(data, pa.RecordBatchReader):
         return mapping.reader(data)
     if inputs:
         raise ConfigError(f"{next(iter(inputs))}: names an input, but a {type(data).__name__} of items has no columns.")
+    if is_of(data, "pandas") and hasattr(data, "index"):
+        return mapping.series(data)
+    data = items_of(data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return mapping.items([data[index] for index in range(len(data))])
     if isinstance(data, Iterable):
@@ -101,6 +106,11 @@ class _Mapping:
         else:
             found = self._ended(table, mapped)
         return frame.assign(**{name: found[name].to_pylist() for name in found.column_names})
+
+    def series(self, series: Any) -> Any:
+        import pandas
+
+        return pandas.Series(self.items(items_of(series)), index=series.index, name=series.name, dtype=object)
 
     def table(self, table: pa.Table) -> pa.Table:
         mapped, columns = self._mapped(table.column_names)
@@ -331,8 +341,3 @@ def _growing(items: Iterable[T], most: int, first: int = FIRST_STREAM_ROWS) -> I
     while block := list(itertools.islice(iterator, size)):
         yield block
         size = min(2 * size, most)
-
-
-def _is_of(data: Any, package: str) -> bool:
-    """Whether `data` is of a class of `package`, which need not be imported to know it."""
-    return any(base.__module__.split(".")[0] == package for base in type(data).__mro__)

@@ -31,6 +31,7 @@ from ray_pipelines.config import (
     input_problems,
     split_inputs,
 )
+from ray_pipelines.data.items import iterable_of
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.optimize import in_float32
 from ray_pipelines.tasks._old_names import modern_parameters
@@ -181,13 +182,14 @@ class PipelineSpec:
         Args:
             data: A list (or anything with length and index) of items as `run` takes them; an iterator of items; a
                 `pandas.DataFrame`; a `pyarrow.Table` or `RecordBatchReader`; a `datasets.Dataset`, `DatasetDict`
-                or `IterableDataset`; a Ray dataset.
+                or `IterableDataset`; a Ray dataset. A column of pandas or Arrow is a list of items.
             progress: Show rows, speed and errors on standard error: a bar, or a line every ten seconds for a stream.
             **inputs: For what has columns, input of the task: column, as in `spec(dataset, text="review")`.
 
         Returns:
-            A list of results for a list, an iterator for an iterator. For what has columns, the same with two more:
-            `prediction` (null where a row failed) and `error` (`{stage, type, message}`, null where it did not).
+            A list of results for a list, a series for a series, an iterator for an iterator. For what has columns, the
+            same with two more: `prediction` (null where a row failed) and `error` (`{stage, type, message}`, null where
+            it did not).
 
         Raises:
             ConfigError: A column or input does not exist, or a column has the name of one that is added.
@@ -209,25 +211,20 @@ class PipelineSpec:
         The model is loaded at the first call and kept.
 
         Args:
-            items: A list, a generator, or a dataset with length and index; each item as `transformers` takes it: a
-                string, a dictionary of inputs, a PIL image, an array, …
+            items: A list, a column, a generator, or a dataset with length and index; each item as `transformers` takes
+                it: a string, a dictionary of inputs, a PIL image, an array, …
             on_error: What becomes of an item that fails: a `RowError` in its place, or a raised one.
 
         Returns:
-            A list for a list (or tuple), an iterator for anything else that is iterated. A result has the shape that
-            `prediction` has, as Python objects (`ray-pipelines tasks NAME` shows it).
+            A list for a list, tuple or column, an iterator for anything else that is iterated. A result has the shape
+            that `prediction` has, as Python objects (`ray-pipelines tasks NAME` shows it).
 
         Raises:
             RowError: An item failed, and `on_error` is `raise`.
             ModelLoadError: The model cannot be loaded.
-            TypeError: `items` is a single string or dictionary.
+            TypeError: `items` is a single string or dictionary, or a table, which `map` takes.
         """
-        if not isinstance(items, Iterable) and hasattr(items, "__getitem__") and hasattr(items, "__len__"):
-            items = map(items.__getitem__, range(len(items)))
-        if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
-            raise TypeError(
-                f"items: expected a list or an iterable of items; got a {type(items).__name__}. Wrap it: [item]."
-            )
+        items = iterable_of(items)
         if on_error not in ("return", "raise"):
             raise ValueError(f'on_error: expected "return" or "raise"; got {on_error!r}.')
         results = self._run(items, on_error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pydantic import ValidationError
 
 from ray_pipelines.config import ERROR_IS_A_COLUMN, WorkersConfig, of_one_task
+from ray_pipelines.data.items import iterable_of
 from ray_pipelines.data.pipeline import PipelineSpec
 from ray_pipelines.errors import ConfigError, RowError
 from ray_pipelines.validation import describe_validation_error
@@ -128,8 +129,13 @@ class PipelinesSpec:
                 each task takes its own.
 
         Returns:
-            A list for a list (or tuple), an iterator for an iterator; a `RowError` in place of an item that failed.
+            A list for a list, tuple or column, an iterator for an iterator; a `RowError` in place of an item that
+            failed.
+
+        Raises:
+            TypeError: `items` is a single string or dictionary, or a table, which `map` takes.
         """
+        items = iterable_of(items)
         results = self._run(items)
         return list(results) if isinstance(items, list | tuple) else results
 

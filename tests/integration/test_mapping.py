@@ -76,6 +76,21 @@ def test_frames_and_tables_come_back_with_two_columns(spec: rp.PipelineSpec, exp
     assert spec.map(table.slice(0, 0), progress=False).schema == both.schema
 
 
+def test_a_column_comes_back_as_results(spec: rp.PipelineSpec, expected: list[Any]) -> None:
+    index = pd.Index([9, 8, 8], name="id")
+    made = spec.map(pd.Series([ROWS[0], None, ROWS[1]], index=index, name="text"), progress=False)
+    assert made.name == "text" and made.index.equals(index)
+    assert isinstance(made.iloc[1], rp.RowError)
+    assert_close([made.iloc[0], made.iloc[2]], expected[:2])
+    assert spec.map(pd.Series([], dtype=str), progress=False).empty
+    for column in (pa.chunked_array([ROWS[:1], ROWS[1:2]]), pd.Index(ROWS[:2]), np.array(ROWS[:2])):
+        results = spec.map(column, progress=False)
+        assert isinstance(results, list)
+        assert_close(results, expected[:2])
+    (batch,) = pa.table({"text": ROWS[:2]}).to_batches()
+    assert_close(spec.map(batch, progress=False)["prediction"].to_pylist(), expected[:2])
+
+
 def test_datasets_come_back_as_datasets(spec: rp.PipelineSpec, expected: list[Any]) -> None:
     data = datasets.Dataset.from_dict({"id": list(range(50)), "text": ROWS})
     shuffled = data.shuffle(seed=0).select(range(40))

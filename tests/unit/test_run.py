@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 import ray_pipelines as rp
@@ -50,6 +55,37 @@ def test_generator_without_end_is_fine(spec: rp.PipelineSpec) -> None:
 def test_single_item_is_refused_with_what_to_do(spec: rp.PipelineSpec, items: object) -> None:
     with pytest.raises(TypeError, match=r"Wrap it: \[item\]"):
         spec.run(items)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"text": ["a"]}),
+        pa.table({"text": ["a"]}),
+        pa.record_batch({"text": ["a"]}),
+        datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["a"]})}),
+    ],
+    ids=lambda table: type(table).__name__,
+)
+def test_table_is_refused_as_its_columns_are_no_items(spec: rp.PipelineSpec, table: Any) -> None:
+    for one in (spec, rp.pipelines({"sentiment": spec})):
+        with pytest.raises(TypeError, match=r"which has columns\. Use \.map"):
+            one.run(table)
+
+
+def test_column_of_a_table_is_a_list_of_items(spec: rp.PipelineSpec) -> None:
+    expected = spec.run(["a", None, "b c"])
+    texts = pa.array(["a", None, "b c"])
+    for column in (pd.Series(["a", np.nan, "b c"]), pd.array(["a", pd.NA, "b c"]), texts, pa.chunked_array([texts])):
+        results = spec.run(column)
+        assert isinstance(results, list)
+        assert_close([results[0], results[2]], [expected[0], expected[2]])
+        assert results[1] == expected[1]
+    assert_close(list(spec.run(np.array(["a", "b c"]))), [expected[0], expected[2]])
+    rows = datasets.Dataset.from_dict({"text": ["a", "b c"]})
+    assert_close(list(spec.run(rows)), [expected[0], expected[2]])
+    with pytest.raises(TypeError, match=r"Wrap it: \[item\]"):
+        rp.pipelines({"sentiment": spec}).run("one string")  # type: ignore[call-overload]
 
 
 def test_failed_item_is_an_error_in_its_place_or_raised(spec: rp.PipelineSpec) -> None:
