@@ -35,7 +35,7 @@ from ray_pipelines.data.sinks import Sink
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
 from ray_pipelines.engine.hub import resolve_model
-from ray_pipelines.engine.identity import digest_of
+from ray_pipelines.engine.identity import differences, digest_of
 from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
 
@@ -134,7 +134,7 @@ def execute(
     if job.prediction_type == "infer" and run.record.result_type is None:
         run.note_result_type(schema_to_text(pa.schema([(RESULT, setup.parts[job.output_column].result_type)])))
     schemas = _schemas(source, setup)
-    _check_schemas(run, schemas)
+    check_schemas(run, schemas)
     described = provenance(job, models, run.record.run_id)
     writer = BlockWriter(
         output=run.output,
@@ -290,18 +290,17 @@ def _finish(
     )
 
 
-def _check_schemas(run: Run, schemas: Mapping[str, str]) -> None:
+def check_schemas(run: Run, schemas: Mapping[str, str]) -> None:
     """Raises if a retry's results would not have the columns of the others.
 
     Raises:
         ConfigError: They would not.
     """
-    then = run.base_manifest.get("schemas", schemas)[RESULTS]
-    if schema_from_text(then) != schema_from_text(schemas[RESULTS]):
-        raise ConfigError(
-            f"retry: expected results like those of the run ({schema_from_text(then).types[-1]}); these settings give "
-            f"{schema_from_text(schemas[RESULTS]).types[-1]}."
-        )
+    then, now = (schema_from_text(one[RESULTS]) for one in (run.base_manifest.get("schemas", schemas), schemas))
+    if then != now:
+        before, after = ({field.name: str(field.type) for field in schema} for schema in (then, now))
+        changed = "; ".join(differences(before, after))
+        raise ConfigError(f"retry: expected the columns of the run's results; {changed}. Drop what changes them.")
 
 
 def setup_of_job(

@@ -11,10 +11,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
 from pyroaring import BitMap64
 
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.execute import execute, models_of_job
+from ray_pipelines.data.files import SourceFile, find_files
+from ray_pipelines.data.formats import SAMPLE_FILES
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
@@ -79,13 +82,10 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
     before = read_output(output.path, job.write_filesystem)
     if not before.manifest["num_errors"]:
         return None
-    source = describe_input(job)
     inventory = _inventory(before)
     rows = _rows(before, inventory)
-    _check_sources(inventory, source, rows)
-    schema = schema_from_text(before.manifest["schemas"][RESULTS])
-    kept = tuple(name for name in schema.names if name not in job.parts)
-    source = dataclasses.replace(source, kept_columns=kept)
+    files = _unchanged_files(job, inventory, rows)
+    source = _input(job, inventory, files, schema_from_text(before.manifest["schemas"][RESULTS]))
     start_ray()
     run_id = new_run_id()
     with hold_lease(output.folder, run_id) as lease:
@@ -109,13 +109,14 @@ def _rows(output: RunOutput, inventory: Inventory) -> BitMap64:
     return BitMap64(inventory.ids_of_rows(table["source"].to_pylist(), table["row"].to_pylist()))
 
 
-def _check_sources(inventory: Inventory, source: Input, rows: BitMap64) -> None:
-    """Raises if a file with dead letters is not what it was.
+def _unchanged_files(job: Job, inventory: Inventory, rows: BitMap64) -> tuple[SourceFile, ...]:
+    """The files of the run that are what they were.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: One with dead letters is not.
     """
-    changes = inventory.changes(source.files)
+    read = job.read.model_copy(update={"format": inventory.read_format})
+    changes = inventory.changes(find_files(read, job.read_filesystem)[1])
     concerned = {
         file.path
         for index, file in enumerate(inventory.files)
@@ -128,3 +129,18 @@ def _check_sources(inventory: Inventory, source: Input, rows: BitMap64) -> None:
     ).problems()
     if problems:
         raise ConfigError([f"{problem} Their dead letters cannot be found again." for problem in problems])
+    others = {*changes.changed, *changes.vanished}
+    return tuple(file for file in inventory.files if file.path not in others)
+
+
+def _input(job: Job, inventory: Inventory, files: Sequence[SourceFile], results: pa.Schema) -> Input:
+    """What the run has read: its kept columns have the types that they had, the others those of a sample of its files.
+
+    Files that are new are not looked at, as they may have other columns and types.
+    """
+    sample = [file.path for file in files[:: max(1, len(files) // SAMPLE_FILES)][:SAMPLE_FILES]]
+    read = job.read.model_copy(update={"path": tuple(sample), "format": inventory.read_format, "partitions": {}})
+    source = describe_input(job.model_copy(update={"read": read}))
+    kept = {field.name: field for field in results if field.name not in job.parts}
+    columns = {field.name: field for field in source.schema} | kept
+    return dataclasses.replace(source, files=tuple(files), schema=pa.schema(columns.values()), kept_columns=tuple(kept))

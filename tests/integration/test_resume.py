@@ -149,6 +149,21 @@ def test_retry_moves_healed_rows_to_the_results_and_goes_on_after_an_interruptio
         rp.job_of_retry(str(folder / "out"), ["read.path=elsewhere"])
 
 
+def test_retry_looks_at_no_file_that_the_run_has_not_read(folder: Path, model: Model) -> None:
+    table = pa.table({"name": ["bad", "row"], "text": [text(folder, "bad"), text(folder, "row")], "v": [1, 2]})
+    pq.write_table(table, folder / "in/0.parquet")
+    job = job_of(folder, model, write={"columns": ["name", "v"]})
+    assert rp.run_job(job).report.num_errors == 1
+    other = {"text": pa.array([1]), "v": pa.array(["a"]), "prediction": pa.array([0.5])}
+    pq.write_table(pa.table(other), folder / "in/1.parquet")
+    (folder / "in/2.jsonl").write_text("{}")
+    (folder / "notes/healed").touch()
+    healed = rp.retry_job(rp.job_of_retry(str(folder / "out")))
+    assert healed is not None and healed.report.num_errors == 0
+    results = rp.read_output(str(folder / "out")).to_arrow()
+    assert {row["name"]: row["v"] for row in results.to_pylist()} == {"bad": 1, "row": 2}
+
+
 def test_other_configuration_or_input_is_refused_by_name(folder: Path, model: Model) -> None:
     write_parquet(folder)
     with pytest.raises(Interrupted):

@@ -7,12 +7,20 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
+
+from ray_pipelines.data.execute import check_schemas
 from ray_pipelines.data.folder import Folder
-from ray_pipelines.data.output import MANIFEST, RUN, Output
-from ray_pipelines.data.run_state import RunRecord, clean_up, finish_cleaning
+from ray_pipelines.data.inventory import Inventory
+from ray_pipelines.data.output import MANIFEST, RUN, Output, schema_to_text
+from ray_pipelines.data.resume import Ledger
+from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning
+from ray_pipelines.errors import ConfigError
 
 KEPT = {"results/new.parquet", "dead_letters/new.parquet", "_run/sources-b.parquet", MANIFEST}
 LEFT = {"results/old.parquet", "dead_letters/old.parquet", "_run/sources-a.parquet", "_run/commits/1.json"}
+RECORD = RunRecord("new", "run", "overwrite", "b", 1, configuration={}, versions={})
 
 
 class Killed(Exception):
@@ -38,8 +46,7 @@ def finished(folder: Folder) -> Output:
         folder.write(name, b"some bytes")
     files = {"results": ["results/new.parquet"], "dead_letters": ["dead_letters/new.parquet"]}
     folder.write_json(MANIFEST, {"run_id": "new", "files": files, "sources": "_run/sources-b.parquet"})
-    record = RunRecord("new", "run", "overwrite", "b", 1, configuration={}, versions={})
-    folder.write_json(RUN, dataclasses.asdict(record))
+    folder.write_json(RUN, dataclasses.asdict(RECORD))
     return Output(folder)
 
 
@@ -67,3 +74,16 @@ def test_an_unfinished_run_and_a_folder_of_somebody_else_are_left_as_they_are(tm
     assert output.folder.sizes() == before
     finish_cleaning(Output(Folder(str(tmp_path / "nothing"))))
     assert not (tmp_path / "nothing").exists()
+
+
+def test_retry_whose_results_would_differ_names_the_column() -> None:
+    then, now = (
+        {"results": schema_to_text(pa.schema([("id", pa.int64()), ("prediction", pa.list_(kind))]))}
+        for kind in (pa.float32(), pa.string())
+    )
+    folder, manifest = Folder("/out"), {"schemas": then}
+    run = Run(Output(folder), RECORD, Inventory("parquet", (), ()), Ledger(folder), base_manifest=manifest)
+    check_schemas(run, then)
+    with pytest.raises(ConfigError, match=r'prediction was "list<.*float>", is "list<.*string>"\. Drop') as raised:
+        check_schemas(run, now)
+    assert "id was" not in str(raised.value)
