@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_pipelines.storage import FilesystemConfig, filesystem_of
+from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of
 
 __all__ = ["Folder"]
 
@@ -44,6 +45,23 @@ class Folder:
     def is_local(self) -> bool:
         """Whether the folder is a path of this machine, or of a mount that looks like one."""
         return isinstance(self._filesystem()[0], LocalFileSystem)
+
+    def problem(self) -> str | None:
+        """Why a local folder cannot be written to, or None; a file without a name is tried, and leaves no trace."""
+        if not self.is_local:
+            return None
+        root = Path(self._filesystem()[1])
+        try:
+            with tempfile.TemporaryFile(dir=next(place for place in (root, *root.parents) if place.exists())):
+                return None
+        except OSError as error:
+            return self.not_writable(error)
+
+    def not_writable(self, error: Exception) -> str:
+        """What to say of an error that writing has raised."""
+        short = error.strerror if self.is_local and isinstance(error, OSError) else None
+        reason = f"{short}." if short else explain(self.path, error, self.filesystem, "write")
+        return f"write.path: {self.path} cannot be written to: {reason}"
 
     def write(self, name: str, data: bytes) -> None:
         """Writes the file `name`, whole or not at all, in place of one of that name."""

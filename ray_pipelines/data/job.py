@@ -63,7 +63,8 @@ def check_job(job: Job) -> Input:
         source = describe_input(job)
     except ConfigError as error:
         problems += error.problems
-    problems += Output.of(job).problems(job.write.mode)
+    output = Output.of(job)
+    problems += output.problems(job.write.mode) or filter(None, [output.folder.problem()])
     if problems or source is None:
         raise ConfigError(problems)
     return source

@@ -20,6 +20,7 @@ from typing import Any
 
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.errors import ConfigError, JobError
+from ray_pipelines.storage import storage_errors
 
 __all__ = ["LEASE", "Lease", "hold_lease"]
 
@@ -97,11 +98,14 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
         sleep: Waits; an argument for tests.
 
     Raises:
-        ConfigError: Another run writes to the folder.
+        ConfigError: Another run writes to the folder, or this one cannot.
     """
     _wait_until_free(folder, sleep)
     lease = Lease(folder, run_id)
-    lease.write()
+    try:
+        lease.write()
+    except storage_errors() as error:
+        raise ConfigError(folder.not_writable(error)) from None
     if not folder.is_local:
         sleep(SETTLING_S)
     if not lease.is_mine():
