@@ -37,8 +37,8 @@ class Folder:
 
     @classmethod
     def of(cls, path: str, filesystem: FilesystemConfig) -> Folder:
-        """The folder that a user names."""
-        absolute = path if "://" in path else str(Path(path).absolute())
+        """The folder that a user names; `~` is a home, as where files are read."""
+        absolute = path if "://" in path else str(Path(filesystem_of(path, filesystem)[1]).absolute())
         return cls(absolute.rstrip("/"), filesystem)
 
     @property

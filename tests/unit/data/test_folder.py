@@ -17,6 +17,21 @@ LOCAL = FilesystemConfig()
 NOT_WRITABLE = r"write\.path: /proc/no/folder cannot be written to: No such file or directory\."
 
 
+def test_a_path_is_absolute_and_begins_at_the_home_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        "~/out": "/home/somebody/out",
+        "out/": f"{tmp_path}/out",
+        "./a//b": f"{tmp_path}/a/b",
+        "~nobody-of-that-name/out": f"{tmp_path}/~nobody-of-that-name/out",
+        "s3://bucket/~/out": "s3://bucket/~/out",
+    }
+    assert {path: Folder.of(path, LOCAL).path for path in cases} == cases
+
+
 def test_a_folder_that_cannot_be_written_to_is_found_before_and_refused_in_one_line(tmp_path: Path) -> None:
     assert Folder.of(str(tmp_path / "a/b"), LOCAL).problem() is None
     assert list(tmp_path.iterdir()) == []
