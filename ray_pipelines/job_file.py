@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from ray_pipelines import tasks
 from ray_pipelines.config import TASK_IS_REQUIRED, Job, chunking_problems, input_problems
@@ -22,6 +24,29 @@ __all__ = ["apply_override", "job_schema", "read_job", "read_values", "validate_
 
 SHORT_FOR = {"model": "name", "workers": "serve"}
 """Sections that may be one text: the setting that it stands for."""
+MERGE_TAG = "tag:yaml.org,2002:merge"
+"""Of the key `<<`, which takes in another mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose errors all have a place: also of a key that is there twice, or a date that no calendar has."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name = key.tag, str(key.value)
+            if name in lines and key.tag != MERGE_TAG:
+                problem = f"{key.value} is there twice, first in line {lines[name]}; keep one"
+                raise ComposerError(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise ConstructorError(None, None, f"{node.value}: {error}", node.start_mark) from None
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -49,7 +74,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
         raise ConfigError(f"{path}: cannot be read: {reason}.") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -164,9 +189,10 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {parent} is not a mapping in the job file.")
         values = nested
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML.") from None
+        values[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {reason}.") from None
 
 
 def job_schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 import ray_pipelines as rp
 from ray_pipelines import tasks
-from ray_pipelines.job_file import job_schema, validate_job
+from ray_pipelines.job_file import job_schema, read_values, validate_job
 
 GOOD: dict[str, Any] = {
     "task": "text-classification",
@@ -104,14 +104,32 @@ def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
     job = rp.read_job(file, ["model.dtype=float16", "parameters.top_k=3", "read.limit=10", "inputs.text=body"])
     assert (job.model.name, job.model.dtype) == ("org/model", "float16")
     assert (job.parameters, job.read.limit, job.inputs) == ({"top_k": 3}, 10, {"text": "body"})
-    for wrong in ("nothing", "=1", "a..b=1", "task.x=1"):
+    for wrong in ("nothing", "=1", "a..b=1", "task.x=1", "read.limit=2024-13-99", "model={name: a, name: b}"):
         with pytest.raises(rp.ConfigError, match="--set"):
             rp.read_job(file, [wrong])
 
 
+def test_mappings_of_a_job_file_may_be_merged(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    merged = "c: {m: {<<: *b}}\nd: {<<: *a, <<: *b, x: 4}"
+    file.write_text(f"o: {{a: &a {{x: 1, y: 2}}, i: {{b: &b {{<<: *a, x: 3}}}}}}\n{merged}")
+    assert read_values(file) == {
+        "o": {"a": {"x": 1, "y": 2}, "i": {"b": {"x": 3, "y": 2}}},
+        "c": {"m": {"x": 3, "y": 2}},
+        "d": {"x": 4, "y": 2},
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a: [", "job.yaml:1:5: not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
+    [
+        ("a: [", "job.yaml:1:5: not valid YAML"),
+        ("- 1", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("read: {path: a}\nwrite: b\nread: c", r"job.yaml:3:1: not valid YAML: read is there twice, first in line 1"),
+        ("task: t\nread: {path: a,\n  path: b}", r"job.yaml:3:3: not valid YAML: path is there twice, first in line 2"),
+        ("a:\n- 2024-13-99", r"job.yaml:2:3: not valid YAML: 2024-13-99: month must be in 1..12"),
+    ],
 )
 def test_file_that_is_no_job_is_refused(text: str, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
