@@ -14,13 +14,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.errors import ConfigError, JobError
-from ray_pipelines.storage import storage_errors
+from ray_pipelines.storage import explain, storage_errors
 
 __all__ = ["LEASE", "Lease", "hold_lease"]
 
@@ -37,12 +37,15 @@ class Lease:
     Args:
         folder: The folder that is written to.
         run_id: What the holder calls itself.
+        clock: Seconds; an argument for tests.
     """
 
-    def __init__(self, folder: Folder, run_id: str) -> None:
+    def __init__(self, folder: Folder, run_id: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._me = {"run_id": run_id, "token": uuid.uuid4().hex, "started": time.time(), **_this_process()}
+        self._clock = clock
         self._renewals = 0
+        self._renewed_s = clock()
         self._lost_to: Mapping[str, Any] | None = None
         self._released = threading.Event()
 
@@ -50,42 +53,68 @@ class Lease:
         """Writes the lease anew."""
         self._renewals += 1
         self._folder.write_json(LEASE, {**self._me, "renewals": self._renewals})
+        self._renewed_s = self._clock()
 
     def is_mine(self) -> bool:
-        """Whether nobody else has taken the folder."""
+        """Whether nobody else has taken the folder; one who took an old lease may have ended since."""
         found = self._folder.read_json(LEASE)
+        if found is None and self._is_old():
+            found = {"run_id": "that has ended"}
         if found is not None and found.get("token") != self._me["token"]:
             self._lost_to = found
         return self._lost_to is None
 
     def check(self) -> None:
-        """Raises if another run has taken the folder.
+        """Raises if another run has taken the folder, or may have: a lease that has become old is renewed first.
 
         Raises:
-            JobError: It has.
+            JobError: It has, or the folder cannot be reached to see.
         """
+        if self._is_old():
+            try:
+                self.renew()
+            except storage_errors() as error:
+                reason = explain(self._folder.path, error, self._folder.filesystem, "write").rstrip(".")
+                raise JobError(
+                    f"write.path: the lease of {self._folder.path} could not be renewed for {self._age_s():.0f} s: "
+                    f"{reason}. What was written stays: run the same job again."
+                ) from None
         if self._lost_to is not None:
             raise JobError(
                 f"write.path: {self._folder.path} was taken over by {describe(self._lost_to)}, as this run did not "
                 "renew its lease in time. What was written stays; run it again when the other has ended."
             )
 
+    def renew(self) -> bool:
+        """Writes the lease anew unless another run has taken the folder; gives whether it has not."""
+        if self.is_mine():
+            self.write()
+        return self._lost_to is None
+
     def renew_until_released(self) -> None:
         """Renews the lease every few seconds; ends when it is released or lost."""
         while not self._released.wait(RENEWAL_S):
             try:
-                if not self.is_mine():
+                if not self.renew():
                     return
-                self.write()
-            except OSError:
-                # A store that cannot be reached for a moment: the next renewal may succeed.
+            except storage_errors():
+                # A store that cannot be reached for a while: the next renewal may succeed, and `check` knows how old
+                # the lease is.
                 continue
 
     def release(self) -> None:
-        """Ends the renewals and removes the lease."""
+        """Ends the renewals and removes the lease; one that cannot be reached is left, as that of a dead process."""
         self._released.set()
-        if self.is_mine():
-            self._folder.remove([LEASE])
+        with suppress(*storage_errors()):
+            if self.is_mine():
+                self._folder.remove([LEASE])
+
+    def _is_old(self) -> bool:
+        """Whether another machine may have taken the lease for that of a dead process."""
+        return self._age_s() > PATIENCE_S
+
+    def _age_s(self) -> float:
+        return self._clock() - self._renewed_s
 
 
 @contextmanager
@@ -141,7 +170,8 @@ def _taken(folder: Folder, found: Mapping[str, Any]) -> ConfigError:
 
 def describe(found: Mapping[str, Any]) -> str:
     """A lease for people."""
-    return f"run {found.get('run_id')} (process {found.get('pid')} on {found.get('host')})"
+    process = f" (process {found['pid']} on {found.get('host')})" if "pid" in found else ""
+    return f"run {found.get('run_id')}{process}"
 
 
 def _this_process() -> dict[str, Any]:

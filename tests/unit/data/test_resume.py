@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from pyroaring import BitMap64
 
 from ray_pipelines.config import ReadConfig
 from ray_pipelines.data.files import find_files
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import ROW_BITS, Inventory, source_of
-from ray_pipelines.data.lease import LEASE, hold_lease
+from ray_pipelines.data.lease import LEASE, PATIENCE_S, Lease, hold_lease
 from ray_pipelines.data.read import ID_COLUMN, numbered, wanted_rows
 from ray_pipelines.data.resume import COMMITS, Commit, Ledger, OutputFile, remaining_units
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.storage import FilesystemConfig
 
 LOCAL = FilesystemConfig()
@@ -141,6 +145,62 @@ def test_run_that_lost_its_lease_gives_up(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="taken over by run heir"):
             lease.check()
     assert folder.read(LEASE) is not None
+
+
+class Store(Folder):
+    """A folder in a store that cannot be reached at times."""
+
+    is_away = False
+
+    def read(self, name: str) -> bytes | None:
+        if type(self).is_away:
+            raise EndpointConnectionError(endpoint_url="http://store")
+        return super().read(name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    yield Store(str(tmp_path), LOCAL)
+    Store.is_away = False
+
+
+def test_renewals_go_on_after_the_store_was_away(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_pipelines.data.lease.RENEWAL_S", 0.001)
+    lease = Lease(store, "run")
+    lease.write()
+    Store.is_away = True
+    thread = threading.Thread(target=lease.renew_until_released, daemon=True)
+    thread.start()
+    thread.join(timeout=0.1)
+    lost = (tmp_path / LEASE).read_bytes()
+    Store.is_away = False
+    deadline = time.monotonic() + 60
+    while (tmp_path / LEASE).read_bytes() == lost and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert thread.is_alive() and (tmp_path / LEASE).read_bytes() != lost
+    Store.is_away = True
+    lease.release()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_lease_that_is_old_is_renewed_before_the_run_goes_on(store: Store) -> None:
+    now = 0.0
+    lease = Lease(store, "run", clock=lambda: now)
+    lease.write()
+    Store.is_away = True
+    now = PATIENCE_S - 1
+    lease.check()
+    now = PATIENCE_S + 1
+    with pytest.raises(JobError, match=r"could not be renewed for 16 s: Could not connect"):
+        lease.check()
+    Store.is_away = False
+    lease.check()
+    assert (store.read_json(LEASE) or {})["renewals"] == 2
+    now += PATIENCE_S + 1
+    store.remove([LEASE])
+    with pytest.raises(JobError, match=r"was taken over by run that has ended, as"):
+        lease.check()
 
 
 def test_local_files_are_never_seen_half_written(tmp_path: Path) -> None:
