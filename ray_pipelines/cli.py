@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print.
 
-Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, with dead letters · 130 interrupted.
+Exit status: 0 done · 1 the job failed · 2 the job file is wrong · 3 done, with dead letters · 130 interrupted ·
+143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -26,9 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-EXIT_DONE, EXIT_WRONG, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_DONE, EXIT_WRONG, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 130, 143
 
-EPILOG = "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters, 130 interrupted."
+EPILOG = (
+    "Exit status: 0 done, 1 the job failed, 2 the job file is wrong, 3 done with dead letters, 130 interrupted, "
+    "143 ended by SIGTERM."
+)
+ENDED_BY = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 FIRST_STEPS = """\
 [bold]First steps[/]
 
@@ -73,9 +81,9 @@ def command(name: str | None = None, epilog: str | None = EPILOG) -> Callable[[F
         def interruptible(*args: Any, **kwargs: Any) -> None:
             try:
                 function(*args, **kwargs)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 err.print("Interrupted.", highlight=False)
-                raise typer.Exit(EXIT_INTERRUPTED) from None
+                raise typer.Exit(_status(interrupt)) from None
 
         paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -127,8 +135,8 @@ def run(
         _fail(error, EXIT_WRONG, f"{job_file}: ")
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
     _show(result, job)
     if not result.report.num_errors:
         raise typer.Exit(EXIT_DONE)
@@ -189,14 +197,14 @@ def submit(
     try:
         for piece in jobs.follow(client, job_id):
             typer.echo(piece, nl=False)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if stop_on_interrupt:
             client.stop_job(job_id)
             err.print("The job is being stopped. What it has written stays.", highlight=False)
         else:
             stop = f"ray job stop {job_id} --address {address}"
             err.print(f"The job goes on.\n  follow it: {escape(how)}\n  stop it:   {escape(stop)}", soft_wrap=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(_status(interrupt)) from None
     details = client.get_job_info(job_id)
     err.print(f"Ray job {escape(job_id)}: {details.status.value}", highlight=False)
     raise typer.Exit(jobs.exit_status(client, job_id))
@@ -223,8 +231,8 @@ def retry(
             result = retry_job(job, display)
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
     if result is None:
         out.print(f"{escape(output)} has no dead letters.")
         raise typer.Exit(EXIT_DONE)
@@ -406,11 +414,25 @@ def _fail(error: RayPipelinesError, status: int, prefix: str = "") -> NoReturn:
     raise typer.Exit(status)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
     err.print("Interrupted. What is written stays; the same command goes on from here.", highlight=False)
-    raise typer.Exit(EXIT_INTERRUPTED)
+    raise typer.Exit(_status(interrupt))
+
+
+def _status(interrupt: KeyboardInterrupt) -> int:
+    return ENDED_BY[interrupt.args[0] if interrupt.args else signal.SIGINT]
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends a command as Ctrl-C does; a second signal does not wait until Ray has ended."""
+    for each in ENDED_BY:
+        signal.signal(each, lambda number, frame: os._exit(ENDED_BY[signal.Signals(number)]))
+    raise KeyboardInterrupt(number)
 
 
 def main() -> None:
     """The entry point of the `ray-pipelines` command."""
+    for number in ENDED_BY:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     app()

@@ -8,6 +8,8 @@ executes it (`execute.py`).
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +131,11 @@ def start_ray() -> None:
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(living_cluster(), logging_level=logging.ERROR)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            # Ray's own ends the local cluster under the driver's feet, which then aborts.
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _model_problems(job: Job) -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import transformers
 import yaml
 
 from ray_pipelines import tasks
@@ -23,10 +26,14 @@ Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def environment(**further: str) -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "RAY_AUTH_MODE": "disabled", **further}
+
+
+def command(*arguments: str, **further: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ray_pipelines", *arguments],
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "RAY_AUTH_MODE": "disabled", **environment},
+        env=environment(**further),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -65,6 +72,42 @@ def test_run_with_a_dead_letter_exits_with_3(job_file: Path) -> None:
 def test_run_without_dead_letters_exits_with_0(job_file: Path) -> None:
     done = command("run", str(job_file), "--set", "read.limit=20", "--set", "workers.num_cpus=1")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+class SlowPipeline(transformers.TextClassificationPipeline):
+    """Takes a while for each row."""
+
+    def preprocess(self, inputs: str, **arguments: Any) -> Any:
+        time.sleep(0.1)
+        return super().preprocess(inputs, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("signals", "status"), [([signal.SIGTERM], 143), ([signal.SIGINT] * 2, 130)], ids=["terminated", "ctrl-c twice"]
+)
+def test_run_that_is_told_to_end_says_that_it_goes_on_later(
+    signals: list[signal.Signals], status: int, job_file: Path
+) -> None:
+    (job_file.parent / "in.jsonl").write_text('{"review": "a row"}\n' * 1000)
+    settings = ("read.rows_per_block=5", "workers.num_cpus=1", "model.pipeline_class=tests.e2e.test_cli:SlowPipeline")
+    arguments = [sys.executable, "-m", "ray_pipelines", "run", str(job_file)]
+    arguments += [part for setting in settings for part in ("--set", setting)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ray_pipelines", *arguments],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        while process.poll() is None and not any((job_file.parent / "out").glob("_run/commits/*.json")):
+            time.sleep(0.1)
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.3)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert stderr.count("Interrupted. What is written stays") == 1
+    assert "Traceback" not in stderr and "SIGTERM" not in stderr and "core_worker" not in stderr
 
 
 def test_job_that_fails_exits_with_1(job_file: Path, model: Model) -> None:
@@ -138,23 +181,24 @@ def test_serve_answers_until_it_is_told_to_end(model: Model, tmp_path: Path) -> 
     port = free_port()
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({"task": "fill-mask", "model": model("bert-mlm")}))
     arguments = [sys.executable, "-m", "ray_pipelines", "serve", str(tmp_path / "job.yaml"), "--port", str(port)]
-    with tempfile.TemporaryDirectory(prefix="end-", dir="/tmp") as folder:
-        environment = {"COLUMNS": "200", "NO_COLOR": "1", "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
-        with subprocess.Popen(
+    with (
+        tempfile.TemporaryDirectory(prefix="end-", dir="/tmp") as folder,
+        subprocess.Popen(
             arguments,
-            env={**os.environ, **environment},
+            env=environment(RAY_TMPDIR=folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-        ) as process:
-            assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(3)]
-            assert f"Answers at http://127.0.0.1:{port}" in lines[1]
-            answer = httpx2.post(f"http://127.0.0.1:{port}", json={"inputs": "The [MASK] fox"}, timeout=60)
-            assert len(answer.json()) == 5
-            process.terminate()
-            _, stderr = process.communicate(timeout=60)
+        ) as process,
+    ):
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert f"Answers at http://127.0.0.1:{port}" in lines[1]
+        answer = httpx2.post(f"http://127.0.0.1:{port}", json={"inputs": "The [MASK] fox"}, timeout=60)
+        assert len(answer.json()) == 5
+        process.terminate()
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in stderr and "SIGTERM" not in stderr
 
