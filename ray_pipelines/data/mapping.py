@@ -223,6 +223,10 @@ class _Mapping:
                 done.end()
             except ray.exceptions.RayError as error:
                 raise job_error(error) from error
+            finally:
+                # What is cancelled is not tried again when its worker ends, as Ray would say of it.
+                for block in waiting:
+                    ray.cancel(block)
 
     # --- inputs
 

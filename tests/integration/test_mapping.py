@@ -121,7 +121,9 @@ def test_rows_of_a_stream_are_made_once_and_their_number_is_shown(
     assert re.search(r"^50 rows, [1-9][\d,]* rows/s.*, 0 dead letters$", capsys.readouterr().err, re.MULTILINE)
 
 
-def test_a_generator_is_not_collected_and_gives_results_on_its_way(spec: rp.PipelineSpec, expected: list[Any]) -> None:
+def test_a_generator_is_not_collected_and_gives_results_on_its_way(
+    spec: rp.PipelineSpec, expected: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     taken: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -133,6 +135,9 @@ def test_a_generator_is_not_collected_and_gives_results_on_its_way(spec: rp.Pipe
     assert_close(list(itertools.islice(results, 50)), expected)
     results.close()  # type: ignore[attr-defined]
     assert len(taken) < 500
+    assert len(spec.map(ROWS[:1], progress=False)) == 1
+    shown = capfd.readouterr()
+    assert "retries" not in shown.out + shown.err
 
 
 def test_a_reader_streams(spec: rp.PipelineSpec, expected: list[Any]) -> None:
