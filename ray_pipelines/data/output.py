@@ -144,8 +144,9 @@ class RunOutput:
         return self._dataset(DEAD_LETTERS)
 
     def files(self, kind: str = RESULTS) -> list[str]:
-        """The paths of the files: of `results`, or of `dead_letters`."""
-        return [f"{self.path}/{name}" for name in self.manifest["files"][kind]]
+        """The paths of the files, or their URIs where they are remote: of `results`, or of `dead_letters`."""
+        root = self.folder.arrow()[1] if self.folder.is_local else self.path
+        return [f"{root}/{name}" for name in self.manifest["files"][kind]]
 
     def ray_dataset(self, kind: str = RESULTS) -> Dataset:
         """The results (or `dead_letters`) as a Ray dataset."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -74,6 +75,13 @@ def test_results_are_the_files_of_the_manifest_as_arrow_pandas_and_datasets(outp
     dataset = output.to_datasets()
     assert dataset[0] == {"id": 3, "prediction": [{"label": "a", "score": 0.5}]}
     assert dataset["id"][:] == [3, 1, 2]
+
+
+def test_files_are_what_pyarrow_takes(output: rp.RunOutput) -> None:
+    for path in (output.path, f"file://{output.path}"):
+        files = rp.read_output(path).files()
+        assert files == [f"{output.path}/results/part-{index}.parquet" for index in range(2)]
+        assert pyarrow.dataset.dataset(files).to_table().equals(RESULTS)
 
 
 def test_dead_letters_and_chosen_columns(output: rp.RunOutput) -> None:
