@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.data.json_values import json_value
-from ray_pipelines.storage import FilesystemConfig, read_range
+from ray_pipelines.storage import FilesystemConfig, is_outage, read_range, storage_errors
 
 __all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "partitionable", "tar_rows"]
 
@@ -116,7 +116,11 @@ class Sink:
         return data, "jsonl"
 
     def _tar(self, table: pa.Table, name: str) -> bytes:
-        """One group of members per row: its media, each as a file, and everything else as `.json`."""
+        """One group of members per row: its media, each as a file, and everything else as `.json`.
+
+        There an address also stays whose medium cannot be read: no task has needed it, or its row would be a dead
+        letter.
+        """
         media = [column.name for column in table.schema if _is_medium(column.type)]
         buffer = io.BytesIO()
         with (
@@ -125,11 +129,13 @@ class Sink:
         ):
             for index, row in enumerate(table.to_pylist()):
                 key = f"{name}-{index:06}"
-                found = list(threads.map(self._medium, [row.pop(column) for column in media]))
-                for column, (data, ending) in zip(media, found, strict=True):
+                values = [row.pop(column) for column in media]
+                for column, value, (data, ending) in zip(media, values, threads.map(self._medium, values), strict=True):
                     if data is not None:
                         # One medium is called as in most WebDatasets, by its type alone.
                         _add(archive, f"{key}.{ending}" if len(media) == 1 else f"{key}.{column}.{ending}", data)
+                    elif value is not None and value["path"]:
+                        row[column] = value["path"]
                 _add(archive, f"{key}.json", json.dumps(json_value(row), ensure_ascii=False, allow_nan=False).encode())
         return buffer.getvalue()
 
@@ -138,7 +144,11 @@ class Sink:
         path = value.get("path") if isinstance(value, dict) else None
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None and path:
-            data = read_range(path, self.media_filesystem, MAX_MEDIUM_BYTES)
+            try:
+                data = read_range(path, self.media_filesystem, MAX_MEDIUM_BYTES)
+            except storage_errors() as error:
+                if is_outage(error):
+                    raise
         ending = extension(path).removeprefix(".") if path else ""
         return data, ending or _extension_of(data or b"")
 

@@ -93,7 +93,7 @@ def test_run_that_is_told_to_end_says_that_it_goes_on_later(
     arguments = [sys.executable, "-m", "ray_pipelines", "run", str(job_file)]
     arguments += [part for setting in settings for part in ("--set", setting)]
     with subprocess.Popen(
-        [sys.executable, "-m", "ray_pipelines", *arguments],
+        arguments,
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
@@ -105,7 +105,7 @@ def test_run_that_is_told_to_end_says_that_it_goes_on_later(
             process.send_signal(number)
             time.sleep(0.3)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == status
+    assert process.returncode == status, stderr
     assert stderr.count("Interrupted. What is written stays") == 1
     assert "Traceback" not in stderr and "SIGTERM" not in stderr and "core_worker" not in stderr
 

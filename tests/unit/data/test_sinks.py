@@ -17,7 +17,7 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
-from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems, partitionable
+from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems, partitionable, tar_rows
 from ray_pipelines.job_file import validate_job
 from tests.unit.data.test_formats import read
 from tests.unit.data.test_output import finished_run
@@ -74,6 +74,14 @@ def test_json_lines_may_be_gzipped() -> None:
         {"n": 1.5, "data": "AA=="},
         {"n": None, "data": None},
     ]
+
+
+def test_an_address_whose_medium_is_not_there_stays_beside_the_row(tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"\x89PNG")
+    paths = [str(tmp_path / "missing.png"), str(tmp_path / "there.png"), None]
+    values = [None if path is None else {"bytes": None, "path": path} for path in paths]
+    (file,) = files_of(pa.table({"n": [0, 1, 2], "image": pa.array(values, IMAGE_TYPE)}), format="webdataset")
+    assert tar_rows(file.data) == [{"n": 0, "image": paths[0]}, {"n": 1}, {"n": 2}]
 
 
 def test_webdataset_shards_hold_media_and_predictions(tmp_path: Path) -> None:
