@@ -248,10 +248,13 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
 
     Example: ray-pipelines check job.yaml --set inputs.text=review
     """
-    job = _checked(job_file, settings or [])
+    job = _read(job_file, settings or [])
     from ray_pipelines.data.job import check_job
 
-    source = check_job(job)
+    try:
+        source = check_job(job)
+    except ConfigError as error:
+        _fail(error, EXIT_WRONG, f"{job_file}: ")
     size_mb = sum(file.num_bytes for file in source.files) / 1e6
     out.print(f"[green]{escape(str(job_file))} is fine.[/]")
     out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB")
@@ -274,7 +277,7 @@ def plan(
 
     Example: ray-pipelines plan job.yaml --set workers.num_gpus=1 --rows 1000
     """
-    job = _checked(job_file, settings or [])
+    job = _read(job_file, settings or [])
     from ray_pipelines.data.plan import plan_job
     from ray_pipelines.report.plan_table import plan_table, sample_table
     from ray_pipelines.report.terminal import filtered_stderr
@@ -282,6 +285,8 @@ def plan(
     try:
         with filtered_stderr():
             found = plan_job(job, rows)
+    except ConfigError as error:
+        _fail(error, EXIT_WRONG, f"{job_file}: ")
     except RayPipelinesError as error:
         _fail(error, error.exit_status)
     out.print(sample_table(found))
@@ -295,7 +300,7 @@ def serve_endpoint(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.", show_default="127.0.0.1")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000", min=1, max=65535)] = None,
 ) -> None:
     """Serve the model of a job file over HTTP: Hugging Face's Inference API, and OpenAI's where the task has a place.
 
@@ -381,18 +386,6 @@ def _read(job_file: Path, settings: list[str]) -> Job:
     """The job, valid by itself; ends the command with all problems otherwise."""
     try:
         return read_job(job_file, settings)
-    except ConfigError as error:
-        _fail(error, EXIT_WRONG, f"{job_file}: ")
-
-
-def _checked(job_file: Path, settings: list[str]) -> Job:
-    """The job, valid and looked at; ends the command with all problems otherwise."""
-    job = _read(job_file, settings)
-    from ray_pipelines.data.job import check_job
-
-    try:
-        check_job(job)
-        return job
     except ConfigError as error:
         _fail(error, EXIT_WRONG, f"{job_file}: ")
 

@@ -18,6 +18,7 @@ Messages read `<where>: expected <what>; got <value>. <what to do>`.
 from __future__ import annotations
 
 import logging
+import signal
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
@@ -183,20 +184,26 @@ def attempt(stage: Stage, function: Callable[[], T]) -> T | RowError:
 
     This is the one place where any exception is caught: tasks run the code of many models, decoders and tokenizers on
     data that nobody has looked at, and whatever they raise concerns one row only. So does the exit that a library calls
-    in the middle of a row, but not the one that Ray raises where a signal ends the process.
+    in the middle of a row, but not that of Ray, or of a program's own handler, where a signal ends the process.
     """
     try:
         return function()
     except RowError as error:
         return error
     except SystemExit as error:
-        if hasattr(error, "ray_terminate_msg"):
+        if hasattr(error, "ray_terminate_msg") or _is_of_signal(error):
             raise
         return RowError(
             stage, "SystemExit", f"row: its step calls for the end of the process, sys.exit({error.code!r})."
         )
     except Exception as error:
         return RowError.from_exception(stage, error)
+
+
+def _is_of_signal(error: BaseException) -> bool:
+    """Whether a handler of signals has raised an error."""
+    handlers = [getattr(signal.getsignal(number), "__code__", None) for number in (signal.SIGTERM, signal.SIGINT)]
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _text_of(error: BaseException) -> str:

@@ -173,7 +173,9 @@ def execute(
     _check_complete(run, units)
     _give_up_if_hopeless(progress, job, at_least=1)
     if run.only is None:
-        check_unchanged(run.inventory, find_files(job.read, source.filesystem)[1])
+        # Files of other formats may have come; those of the run are of the one that it began with.
+        read = job.read.model_copy(update={"format": run.inventory.read_format})
+        check_unchanged(run.inventory, find_files(read, source.filesystem)[1])
     lease.check()
     elapsed_s = time.perf_counter() - start_s
     agreement = measure_agreement(rows, setup, plan) if progress.num_blocks else None

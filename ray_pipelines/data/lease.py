@@ -48,6 +48,7 @@ class Lease:
         self._renewed_s = clock()
         self._lost_to: Mapping[str, Any] | None = None
         self._released = threading.Event()
+        self._lock = threading.Lock()
 
     def write(self) -> None:
         """Writes the lease anew."""
@@ -87,9 +88,12 @@ class Lease:
 
     def renew(self) -> bool:
         """Writes the lease anew unless another run has taken the folder; gives whether it has not."""
-        if self.is_mine():
-            self.write()
-        return self._lost_to is None
+        with self._lock:
+            if self._released.is_set():
+                return False
+            if self.is_mine():
+                self.write()
+            return self._lost_to is None
 
     def renew_until_released(self) -> None:
         """Renews the lease every few seconds; ends when it is released or lost."""
@@ -105,7 +109,8 @@ class Lease:
     def release(self) -> None:
         """Ends the renewals and removes the lease; one that cannot be reached is left, as that of a dead process."""
         self._released.set()
-        with suppress(*storage_errors()):
+        # A renewal that has begun must not write it anew afterwards.
+        with self._lock, suppress(*storage_errors()):
             if self.is_mine():
                 self._folder.remove([LEASE])
 

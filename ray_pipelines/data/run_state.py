@@ -198,10 +198,10 @@ def finish_cleaning(output: Output) -> None:
     Raises:
         ConfigError: Another process is cleaning up.
     """
-    if output.problems("overwrite"):
+    if output.problems("overwrite") or (record := output.folder.read_json(RUN)) is None:
         return
-    record, manifest = output.folder.read_json(RUN), output.folder.read_json(MANIFEST)
-    if record is not None and manifest is not None and record["run_id"] == manifest["run_id"]:
+    manifest = output.folder.read_json(MANIFEST)
+    if manifest is not None and record["run_id"] == manifest["run_id"]:
         with hold_lease(output.folder, record["run_id"]):
             read_record(output)
 

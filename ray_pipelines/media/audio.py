@@ -53,7 +53,7 @@ def load_audio(value: Any, limits: MediaLimits, sampling_rate: int | None) -> An
 
 
 def num_seconds(data: bytes) -> float | None:
-    """How long an encoded recording lasts, by its header alone; None where that does not say or cannot be read."""
+    """How long an encoded recording lasts, without decoding it; None where it cannot be read."""
     import soundfile
 
     if container := container_of(data):

@@ -33,15 +33,18 @@ def container_of(data: bytes) -> str | None:
 
 
 def duration_s(data: bytes, container: str) -> float | None:
-    """Seconds of a file, by its header; None where that does not say or cannot be read."""
+    """Seconds of a file, by its header or else by the packets of its sound; None where it cannot be read."""
     try:
         import av
     except ImportError:
         return None
     try:
         with av.open(io.BytesIO(data), format=container, metadata_errors="ignore") as file:
-            return float(file.duration / av.time_base) if file.duration else None
-    except (av.FFmpegError, ValueError):
+            if file.duration:
+                return float(file.duration / av.time_base)
+            ends = ((packet.pts or 0) + (packet.duration or 0) for packet in file.demux(audio=0) if packet.size)
+            return float(max(ends, default=0) * file.streams.audio[0].time_base)
+    except (av.FFmpegError, ValueError, IndexError):
         return None
 
 

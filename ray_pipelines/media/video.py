@@ -71,17 +71,18 @@ class Video:
         if self.num_frames == 0:
             raise MediaError("video: has no frames.")
 
-    def sample(self, choose: Callable[[int], Sequence[int] | np.ndarray]) -> np.ndarray:
+    def sample(self, choose: Callable[[int], Sequence[int] | np.ndarray], num_pixels_before: int = 0) -> np.ndarray:
         """The chosen frames, `uint8[num_indices, height, width, 3]`.
 
         Args:
             choose: Makes the indices, in ascending order, from the number of frames.
+            num_pixels_before: Of frames of other videos that count with these.
 
         Raises:
             MediaError: The video cannot be decoded, or the frames have too many pixels.
         """
         indices = np.asarray(choose(self.num_frames), dtype=np.int64)
-        self._check_taken(len(indices))
+        self._check_taken(len(indices), num_pixels_before)
         if isinstance(self.source, np.ndarray):
             return self.source[indices]
         frames, is_whole = self._decoded(indices)
@@ -91,7 +92,7 @@ class Video:
             if self.num_frames == 0:
                 raise MediaError("video: has no frames.")
             indices = np.asarray(choose(self.num_frames), dtype=np.int64)
-            self._check_taken(len(indices))
+            self._check_taken(len(indices), num_pixels_before)
             frames, is_whole = self._decoded(indices)
             if not is_whole:
                 raise MediaError("video: has fewer frames when it is read again.")
@@ -130,12 +131,13 @@ class Video:
             self._check_seconds(frame.time)
         return num_frames
 
-    def _check_taken(self, num_frames: int) -> None:
-        num_pixels = num_frames * self.height * self.width
+    def _check_taken(self, num_frames: int, num_pixels_before: int) -> None:
+        num_pixels = num_pixels_before + num_frames * self.height * self.width
         if num_pixels > self.limits.max_taken_pixels:
+            together = " with those of others" if num_pixels_before else ""
             raise MediaError(
-                f"video: {num_frames:,} frames of it are asked for, which have {num_pixels:,} pixels; the limit is "
-                f"{self.limits.max_taken_pixels:,} (limits.max_taken_pixels)."
+                f"video: {num_frames:,} frames of it are asked for, which have {num_pixels:,} pixels{together}; the "
+                f"limit is {self.limits.max_taken_pixels:,} (limits.max_taken_pixels)."
             )
 
     def _check_seconds(self, seconds: float | None) -> None:
@@ -182,14 +184,11 @@ def load_video(value: Any, limits: MediaLimits) -> Video:
 
 
 def num_decoded_pixels(data: bytes) -> int:
-    """Pixels of all frames of an encoded video, by its header alone; of one where that does not say how many.
-
-    0 where the header cannot be read.
-    """
+    """Pixels of all frames of an encoded video, none of which is decoded; 0 where it cannot be read."""
     try:
         with _opened(data) as stream:
-            num_frames = stream.frames or int((_duration_s(stream) or 0) * (stream.average_rate or 0))
-            return max(num_frames, 1) * int(stream.height * stream.width)
+            num_frames = sum(packet.size > 0 for packet in stream.container.demux(stream))
+            return int(num_frames * stream.height * stream.width)
     except MediaError:
         return 0
 

@@ -52,7 +52,7 @@ class PipelineReplica:
     """
 
     def __init__(self, serving: Serving, pinned: PinnedModel, guard: Guard) -> None:
-        self.guard = guard
+        self.guard = guard.in_replica(open_to_all=serving.serve.open_to_all)
         with loading_process():
             self._load(serving, pinned)
 
@@ -80,8 +80,7 @@ class PipelineReplica:
         """The routes; Serve asks for them once the replica is loaded."""
         from ray_pipelines.serve.http import build_app
 
-        guard = self.guard.in_replica(open_to_all=self.endpoint.serving.serve.open_to_all)
-        return build_app(self.endpoint, guard, self.meter.request)
+        return build_app(self.endpoint, self.guard, self.meter.request)
 
     async def run_rows(self, batch: RowBatch) -> RowAnswers:
         """Results of rows of a batch job; those that there was no time for are handed back.

@@ -52,17 +52,21 @@ class Bodies:
             raise Refused(415, "The body is packed; expected it without a content encoding.")
         length = request.headers.get("content-length", "")
         self._check_length(int(length[:19]) if length.isdigit() else 0)
-        body = bytearray()
+        parts: list[bytes] = []
+        num_bytes = 0
         try:
             async for part in self._parts(request):
-                self._check_length(len(body) + len(part))
+                self._check_length(num_bytes + len(part))
                 if self.num_bytes + len(part) > self.max_total_bytes:
                     raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=1)
-                body += part
+                parts.append(part)
+                num_bytes += len(part)
                 self.num_bytes += len(part)
-            yield bytes(body)
+            body = b"".join(parts)
+            parts.clear()
+            yield body
         finally:
-            self.num_bytes -= len(body)
+            self.num_bytes -= num_bytes
 
     async def _parts(self, request: Request) -> AsyncIterator[bytes]:
         now_s = asyncio.get_running_loop().time

@@ -34,7 +34,7 @@ class SchedulerStats:
         num_forwards: Picks of the device thread, by lane.
         num_entries: Chunks in them, by lane.
         busy_s: Seconds of them, by lane.
-        cost: Tokens, those that may be generated too, pixels or samples in them, by lane.
+        cost: Tokens, pixels or samples in them, by lane.
         padded_cost: The same with padding.
     """
 
@@ -85,7 +85,8 @@ class DeviceThread:
             job.is_complete = is_complete
             extra_cost = runner.steps.extra_cost
             entries = (
-                Entry(job, start + index, cost(chunk) + extra_cost, runner, chunk) for index, chunk in enumerate(chunks)
+                Entry(job, start + index, cost(chunk) + extra_cost, extra_cost, runner, chunk)
+                for index, chunk in enumerate(chunks)
             )
             self._lanes.put(lane, entries)
             self._changed.notify_all()
@@ -135,6 +136,7 @@ class DeviceThread:
                 self._note(lane, picked, time.monotonic() - start_s)
             except Abandoned:
                 self._lanes.num_dropped += len(picked)
+                self._note_at_least(picked, time.monotonic() - start_s)
             finally:
                 self._since_s, self._running = None, []
             if lane == "batch":
@@ -196,7 +198,14 @@ class DeviceThread:
             self._slices[self._is_online()].note(padded, elapsed_s)
         if lane == "online" and padded:
             self._slices[True].note_request(elapsed_s)
-        self._stats.cost[lane] += sum(entry.cost for entry in picked)
-        self._stats.padded_cost[lane] += padded
+        generated = [entry.extra_cost for entry in picked]
+        self._stats.cost[lane] += sum(entry.cost for entry in picked) - sum(generated)
+        self._stats.padded_cost[lane] += padded - sum(generated)
         if padded:
+            self._seconds_per_cost = smoothed(self._seconds_per_cost, elapsed_s / padded)
+
+    def _note_at_least(self, picked: list[Entry], elapsed_s: float) -> None:
+        """Learns from what was not finished: where all is late, nothing else would say so."""
+        padded = max(entry.cost for entry in picked) * len(picked)
+        if padded and elapsed_s / padded > (self._seconds_per_cost or 0.0):
             self._seconds_per_cost = smoothed(self._seconds_per_cost, elapsed_s / padded)

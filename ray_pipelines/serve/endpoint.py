@@ -26,7 +26,7 @@ from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.client_json import json_object
 from ray_pipelines.serve.config import Serving
 from ray_pipelines.serve.cpu import one_at_a_time
-from ray_pipelines.serve.fetch import fetcher
+from ray_pipelines.serve.fetch import bounded, fetcher
 from ray_pipelines.serve.parameters import RequestParameters, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import NUMBER_BYTES, QUICK_BYTES, Payload, check_size, encode, picture_of_depth, reply
@@ -102,7 +102,8 @@ class Endpoint:
         return function() if is_quick else await asyncio.to_thread(function)
 
     def _call(self, values: Mapping[str, Any]) -> Call:
-        call = parse_call(self.task, values, self.limits, self._fetch)
+        fetch = bounded(self._fetch, self.limits.max_body_bytes) if self._fetch is not None else None
+        call = parse_call(self.task, values, self.limits, fetch)
         check_totals(self.task, call.rows, self.limits)
         return call
 

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from ray_pipelines.serve.refusals import Refused
 
-__all__ = ["fetcher"]
+__all__ = ["bounded", "fetcher"]
 
-TIMEOUT_S = 5.0
+TIMEOUT_S, REQUEST_S = 5.0, 30.0
+"""Of one URL, and of all that one request names."""
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """Stands for the IPv4 address in its last 32 bits."""
@@ -59,6 +60,28 @@ def fetcher(
         return _get(parts.scheme, host, addresses[0], port, path, max_bytes)
 
     return fetch
+
+
+def bounded(fetch: Callable[[str], bytes], max_bytes: int) -> Callable[[str], bytes]:
+    """The same for all URLs of one request, which bring no more than a body may, in no more than `REQUEST_S`.
+
+    Args:
+        fetch: Of `fetcher`.
+        max_bytes: Of all of them together.
+    """
+    num_bytes, until_s = 0, time.monotonic() + REQUEST_S
+
+    def fetch_one(url: str) -> bytes:
+        nonlocal num_bytes
+        if time.monotonic() > until_s:
+            raise Refused(422, "The URLs' files do not come in time.")
+        data = fetch(url)
+        num_bytes += len(data)
+        if num_bytes > max_bytes:
+            raise Refused(413, f"The URLs' files have more than {max_bytes:,} bytes together.")
+        return data
+
+    return fetch_one
 
 
 def _is_public(address: str) -> bool:

@@ -28,6 +28,7 @@ from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.events import event_stream, token_events, with_details
 from ray_pipelines.serve.openai import openai_routes
 from ray_pipelines.serve.refusals import Refused, late
+from ray_pipelines.serve.replies import encode, response
 from ray_pipelines.serve.schema import openapi_document
 from ray_pipelines.serve.security import Guard
 
@@ -58,9 +59,9 @@ def build_app(
             return await event_stream(token_events(endpoint, call))
         parameters = endpoint.parameters(call.parameters) if endpoint.task.name == "text-generation" else None
         if parameters is not None and parameters.details:
-            return JSONResponse(await with_details(endpoint, call))
-        answer = await endpoint.answer(call, as_picture=_asks_for_picture(request))
-        return Response(answer.data, media_type=answer.media_type)
+            answers = await with_details(endpoint, call)
+            return response(await encode(lambda: answers, answers, endpoint.limits))
+        return response(await endpoint.answer(call, as_picture=_asks_for_picture(request)))
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})

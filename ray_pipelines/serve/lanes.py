@@ -50,11 +50,17 @@ class Job:
 
 @dataclass
 class Entry:
-    """A chunk that waits for the device, or a call that needs it to itself."""
+    """A chunk that waits for the device, or a call that needs it to itself.
+
+    Attributes:
+        cost: What it costs, with the tokens that may be generated.
+        extra_cost: Those tokens.
+    """
 
     job: Job
     index: int
     cost: int
+    extra_cost: int = 0
     runner: Runner | None = None
     chunk: Any = None
     call: Callable[[], Any] | None = None

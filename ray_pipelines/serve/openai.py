@@ -9,6 +9,7 @@ all                                   /v1/models, /v1/models/{id}
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
@@ -17,13 +18,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ray_pipelines.media.audio import load_audio
+from ray_pipelines.media.audio import num_seconds
 from ray_pipelines.serve.bodies import parse_form
 from ray_pipelines.serve.chats import Chats, refuse_unknown
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.refusals import Refused
-from ray_pipelines.serve.replies import encode_recording
-from ray_pipelines.serve.transcripts import TIMED, transcript
+from ray_pipelines.serve.replies import Payload, encode, encode_recording, response
+from ray_pipelines.serve.transcripts import FORMATS, TIMED, transcript
 
 __all__ = ["openai_routes"]
 
@@ -96,7 +97,8 @@ class _Api:
         ]
         tokens = await self.endpoint.count_tokens(texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": self.endpoint.model_id, "usage": usage})
+        answer = {"object": "list", "data": data, "model": self.endpoint.model_id, "usage": usage}
+        return response(await encode(lambda: answer, answer, self.endpoint.limits))
 
     # --- speech
 
@@ -108,6 +110,8 @@ class _Api:
         if str(form.get("stream") or "false").lower() != "false":
             raise Refused(400, "stream: is not offered here. Leave it out.")
         kind, language = str(form.get("response_format") or "json"), str(form.get("language") or "")
+        if kind not in FORMATS:
+            raise Refused(400, f"response_format: expected one of {', '.join(FORMATS)}.")
         granularities = {str(value) for value in form.getlist("timestamp_granularities[]")} or {"segment"}
         if not granularities <= {"segment", "word"}:
             raise Refused(400, "timestamp_granularities: expected segment or word.")
@@ -125,12 +129,8 @@ class _Api:
         data = await file.read()
         call = await self.endpoint.parse("audio/*", data)
         (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(sent))
-        duration_s = 0.0
-        if kind in TIMED:
-            rate = steps.sampling_rate or 16_000
-            samples = await self.endpoint.scheduler.on_cpu(lambda: load_audio(data, steps.limits, rate))
-            duration_s = len(samples) / rate
-        content, media_type = transcript(result, kind, duration_s, language, with_words, granularities)
+        duration_s = await asyncio.to_thread(num_seconds, data) if kind in TIMED else None
+        content, media_type = transcript(result, kind, duration_s or 0.0, language, with_words, granularities)
         return Response(content, media_type=media_type)
 
     async def speech(self, request: Request, body: bytes) -> Response:
@@ -144,7 +144,11 @@ class _Api:
             raise Refused(400, "stream_format: expected audio.")
         refuse_unknown(sent, {"instructions"})
         (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(call.parameters))
-        return Response(encode_recording(result, kind), media_type=SPEECH_TYPES[kind])
+
+        def encoded() -> Payload:
+            return Payload(encode_recording(result, kind), SPEECH_TYPES[kind])
+
+        return response(await encode(encoded, result, self.endpoint.limits, is_drawn=True))
 
 
 def _texts(sent: dict[str, Any]) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from starlette.responses import Response
 
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
@@ -24,10 +26,11 @@ __all__ = [
     "check_size",
     "encode",
     "encode_recording",
+    "is_larger",
     "json_bytes",
-    "num_json_bytes",
     "picture_of_depth",
     "reply",
+    "response",
 ]
 
 QUICK_BYTES = 1 << 16
@@ -84,11 +87,18 @@ async def encode(shaped: Callable[[], Any], results: Any, limits: ClientLimits, 
         answer = shaped()
         if isinstance(answer, Payload):
             return answer
-        check_size(num_json_bytes(answer), limits, "Send a smaller input, or fewer of them.")
+        if is_larger(answer, limits.max_answer_bytes):
+            most = f"{limits.max_answer_bytes:,}"
+            raise Refused(413, f"The answer would have more than {most} bytes. Send a smaller input, or fewer of them.")
         return Payload(json_bytes(answer), "application/json")
 
-    is_quick = not is_drawn and num_json_bytes(results) < QUICK_BYTES
+    is_quick = not is_drawn and not is_larger(results, QUICK_BYTES)
     return encoded() if is_quick else await asyncio.to_thread(encoded)
+
+
+def response(payload: Payload) -> Response:
+    """The answer that sends a payload."""
+    return Response(payload.data, media_type=payload.media_type)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -96,22 +106,33 @@ def json_bytes(value: Any) -> bytes:
     return orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
-def num_json_bytes(value: Any) -> int:
-    """About how many bytes `json_bytes` would give, found without making them.
+def is_larger(value: Any, num_bytes: int) -> bool:
+    """Whether `json_bytes` would give more than about so many bytes, found without making them.
 
-    >>> num_json_bytes({"label": "cat", "score": 0.5})
-    45
+    >>> is_larger({"label": "cat", "score": 0.5}, 60), is_larger([0.5] * 10, 60)
+    (False, True)
     """
-    if isinstance(value, Mapping):
-        return sum(num_json_bytes(str(key)) + num_json_bytes(item) + 2 for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return sum(num_json_bytes(item) + 1 for item in value)
-    if isinstance(value, str):
-        return len(value) + 2
-    if isinstance(value, bytes):
-        return len(value) * 4 // 3
-    width = 2 if getattr(value, "itemsize", 8) > 4 else 1
-    return int(getattr(value, "size", 1)) * width * NUMBER_BYTES
+    return any(total > num_bytes for total in itertools.accumulate(_sizes(value)))
+
+
+def _sizes(value: Any) -> Iterator[int]:
+    """About the bytes of each part of a value in JSON."""
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Mapping):
+            rest += part.values()
+            yield sum(len(str(key)) + 4 for key in part)
+        elif isinstance(part, list | tuple):
+            rest += part
+            yield len(part)
+        elif isinstance(part, str):
+            yield len(part) + 2
+        elif isinstance(part, bytes):
+            yield len(part) * 4 // 3
+        else:
+            width = 2 if getattr(part, "itemsize", 8) > 4 else 1
+            yield int(getattr(part, "size", 1)) * width * NUMBER_BYTES
 
 
 def check_size(num_bytes: int, limits: ClientLimits, advice: str) -> None:

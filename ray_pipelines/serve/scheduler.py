@@ -123,7 +123,7 @@ class Scheduler:
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
         job = Job(asyncio.get_running_loop(), float("inf"))
-        self._device.put("online", [Entry(job, 0, cost, call=function)])
+        self._device.put("online", [Entry(job, 0, cost, cost, call=function)])
         try:
             return await job.future
         finally:
@@ -193,7 +193,8 @@ class Scheduler:
     async def _outputs(self, job: Job, runner: Runner, prepare: Callable[[], Any]) -> Any:
         if runner.steps.is_random:
             # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
-            one = Entry(job, 0, runner.steps.extra_cost, call=lambda: next(iter(runner.outputs([prepare()]))))
+            cost = runner.steps.extra_cost
+            one = Entry(job, 0, cost, cost, call=lambda: next(iter(runner.outputs([prepare()]))))
             self._device.put("online", [one])
             return await job.future
         chunks = await self._cpu.run("online", prepare)

@@ -37,7 +37,7 @@ class Guard:
         """The keys in `RAY_PIPELINES_API_KEYS` (separated by commas or spaces) and in the file that `…_FILE` names.
 
         Raises:
-            ConfigError: The file cannot be read.
+            ConfigError: The file cannot be read, or there are no keys in it nor beside it.
         """
         text = os.environ.get(KEYS, "")
         if file := os.environ.get(KEYS_FILE):
@@ -45,6 +45,8 @@ class Guard:
                 text += " " + Path(file).read_text()
             except OSError as error:
                 raise ConfigError(f"{KEYS_FILE}: cannot read {file!r} ({error.strerror or error}).") from None
+            if not text.replace(",", " ").split():
+                raise ConfigError(f"{KEYS_FILE}: expected keys in {file!r}; got none.")
         return cls.of(text.replace(",", " ").split())
 
     def in_replica(self, *, open_to_all: bool) -> Guard:

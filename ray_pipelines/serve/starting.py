@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import logging
 import re
-import signal
 import threading
 from collections.abc import Callable
 
@@ -52,7 +51,8 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
         ConfigError: Serve runs already, and listens elsewhere, or the path is another application's.
         ModelLoadError: The model's name cannot be resolved.
         ResourceError: The cluster can never hold the replicas.
-        JobError: A replica cannot load the model, or Serve cannot start. Nothing of it stays.
+        JobError: A replica cannot load the model, or Serve cannot start. Nothing of it stays, but for the version
+            that was there before.
     """
     url, _ = _started(serving, host, port, replaces=True)
     return url
@@ -61,7 +61,7 @@ def start(serving: Serving, *, host: str | None = None, port: int | None = None)
 def run_until_interrupted(
     serving: Serving, host: str | None, port: int | None, on_start: Callable[[str], None]
 ) -> None:
-    """Serves until Ctrl-C, or SIGTERM as containers get it, and takes the application away then.
+    """Serves until Ctrl-C, or what the command line makes of SIGTERM, and takes the application away then.
 
     Args:
         serving: What to serve.
@@ -78,8 +78,6 @@ def run_until_interrupted(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     url, end = _started(serving, host, port, replaces=False)
     with end, contextlib.suppress(KeyboardInterrupt):
         on_start(url)
@@ -102,7 +100,8 @@ def _started(
                 serve.start(http_options={"host": host or HOST, "port": port or PORT})
             address = _address(host, port)
             _check_is_free(options, replaces)
-            end.callback(serve.delete, options.name)
+            if not replaces or options.name not in serve.status().applications:
+                end.callback(serve.delete, options.name)
             with waiting_aloud(serving, f"ServeReplica:{options.name}:{DEPLOYMENT}"):
                 serve.run(application, name=options.name, route_prefix=options.route_prefix)
         except (RuntimeError, RayServeException) as error:

@@ -1,6 +1,7 @@
-"""What all images, recordings and videos of a request cost together, by their headers, before any is decoded.
+"""What all images, recordings and videos of a request cost together, before any is decoded.
 
-Each is within its own limit once it is decoded; a header that lies gains no more than that.
+Each is within its own limit once it is decoded; a header that lies gains no more than that. What cannot be read costs
+nothing: decoding it will say what is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def check_totals(task: Task, rows: Sequence[Mapping[str, Any]], limits: ClientLi
         elif kind == "video":
             frame_pixels += _num_frame_pixels(value)
         else:
-            seconds += min(_num_seconds(value, limits), limits.max_seconds)
+            seconds += min(_num_seconds(value), limits.max_seconds)
     for what, total, most in (
         ("pixels in all images", pixels, limits.max_total_pixels),
         ("pixels in all frames of all videos", frame_pixels, limits.max_total_frame_pixels),
@@ -70,11 +71,9 @@ def _num_frame_pixels(data: bytes) -> int:
     return num_decoded_pixels(data)
 
 
-def _num_seconds(value: Any, limits: ClientLimits) -> float:
-    """Seconds of a recording; the most that it may last where its header does not say."""
+def _num_seconds(value: Any) -> float:
     from ray_pipelines.media.audio import num_seconds
 
     if isinstance(value, Mapping):
         return len(value["array"]) / float(value["sampling_rate"])
-    found = num_seconds(value)
-    return limits.max_seconds if found is None else found
+    return num_seconds(value) or 0.0

@@ -6,12 +6,11 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ray_pipelines.serve.refusals import Refused
-
-__all__ = ["TIMED", "language_name", "transcript"]
+__all__ = ["FORMATS", "TIMED", "language_name", "transcript"]
 
 TIMED = ("verbose_json", "srt", "vtt")
 """Formats that say when what was spoken."""
+FORMATS = ("json", "text", *TIMED)
 MAX_SEGMENT_CHARS, MAX_SEGMENT_S, PAUSE_S = 80, 7.0, 1.0
 """Words become segments of two lines of a subtitle, which end with a sentence or before a pause."""
 
@@ -28,21 +27,16 @@ def transcript(
 
     Args:
         result: A `prediction` of automatic-speech-recognition.
-        kind: The format.
+        kind: One of `FORMATS`.
         duration_s: How long the recording lasts.
         language: What the client said is spoken.
         words: Whether the chunks of the result are words.
         granularities: What `verbose_json` lists: `segment`, `word`, or both.
-
-    Raises:
-        Refused: 400: there is no such format.
     """
     if kind == "text":
         return result["text"] + "\n", "text/plain"
     if kind == "json":
         return json.dumps({"text": result["text"]}), "application/json"
-    if kind not in TIMED:
-        raise Refused(400, "response_format: expected json, text, verbose_json, srt or vtt.")
     chunks = _timed(result["chunks"] or [], duration_s)
     segments = _segments(chunks, result["text"]) if words else chunks
     if kind == "verbose_json":

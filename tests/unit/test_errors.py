@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 
 import pytest
@@ -57,6 +58,15 @@ def test_an_exit_in_the_middle_of_a_row_is_its_failure_and_that_of_the_process_i
 
     with pytest.raises(SystemExit):
         attempt("forward", ended_by_ray)
+
+
+def test_a_program_that_ends_by_its_own_handler_of_signals_does_so_in_the_middle_of_a_row() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with pytest.raises(SystemExit):
+            attempt("forward", lambda: signal.raise_signal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Speechless(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
-from ray_pipelines.errors import InvalidInput, MediaError
+from ray_pipelines.errors import InvalidInput
 from ray_pipelines.media.video import Video
 
 __all__ = ["take_videos", "with_named_videos"]
@@ -45,18 +45,21 @@ def with_named_videos(inputs: Any) -> Any:
     return inputs
 
 
-def _fetch(names: str | Sequence[Any], sample_indices_fn: Callable[..., Any] | None = None) -> tuple[Any, Any]:
+def _fetch(
+    names: str | Sequence[Any], sample_indices_fn: Callable[..., Any] | None = None, num_pixels_before: int = 0
+) -> tuple[Any, Any]:
     """The frames, `uint8[num_frames, height, width, 3]`, and the metadata of one video, or of several.
 
     Args:
         names: As `with_named_videos` makes them.
         sample_indices_fn: The processor's rule, from metadata to indices of frames; None for all frames.
+        num_pixels_before: Of other videos of the row, which are in memory at the same time.
     """
     if not isinstance(names, str):
         fetched: list[tuple[Any, Any]] = []
         for name in names:
-            fetched.append(_fetch(name, sample_indices_fn))
-            _check_together([frames for frames, _ in fetched], name)
+            fetched.append(_fetch(name, sample_indices_fn, num_pixels_before))
+            num_pixels_before += getattr(fetched[-1][0], "size", 0) // 3
         frames, metadata = zip(*fetched, strict=True)
         return frames, metadata
     if not isinstance(names, _Name):
@@ -73,15 +76,4 @@ def _fetch(names: str | Sequence[Any], sample_indices_fn: Callable[..., Any] | N
         found.append(metadata)
         return indices
 
-    return video.sample(choose), found[-1]
-
-
-def _check_together(frames: Sequence[Any], name: Any) -> None:
-    """Videos of a row are in memory at once."""
-    limit = name.video.limits.max_taken_pixels if isinstance(name, _Name) else None
-    num_pixels = sum(one.size // 3 for one in frames if isinstance(one, np.ndarray))
-    if limit is not None and num_pixels > limit:
-        raise MediaError(
-            f"videos: the frames that are asked for have {num_pixels:,} pixels together; the limit is {limit:,} "
-            "(limits.max_taken_pixels)."
-        )
+    return video.sample(choose, num_pixels_before), found[-1]

@@ -34,24 +34,35 @@ def wait_for(name: str, count: int) -> None:
 
 
 @pytest.fixture
-def scaled(serve_url: str, model: Model) -> Iterator[str]:
-    """An application of one replica, or two while there are requests."""
-    delays = {"upscale_delay_s": 2, "downscale_delay_s": 3}
-    deploy("scaled", model("bert-classifier"), replicas=[1, 2], requests_per_replica=0.01, **delays)
+def scaled(serve_url: str, model: Model, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An application of one replica, or two while there is work: requests, and rows if the parameter says so."""
+    settings = {"upscale_delay_s": 1, "downscale_delay_s": 2, "scale_on_batch": request.param}
+    deploy("scaled", model("bert-classifier"), replicas=[1, 2], requests_per_replica=0.01, **settings)
     yield f"{serve_url}/scaled"
     remove("scaled")
 
 
+def seen_beside_a_job(folder: Path, model_folder: str) -> set[int]:
+    """How many replicas there were while a job's rows waited, for many times as long as it takes to add one."""
+    write_rows(folder, 400, text="slow ")
+    read = {"path": str(folder / "in.jsonl"), "rows_per_block": 10}
+    seen: set[int] = set()
+    job = job_of(folder, model_folder, workers="serve://scaled", read=read)
+    report = rp.run_job(job, lambda _: seen.add(num_replicas("scaled"))).report
+    assert report.counts() == {"num_rows": 400, "num_results": 400, "num_errors": 0}
+    return seen
+
+
+@pytest.mark.parametrize("scaled", [False], indirect=True)
 def test_replicas_follow_requests_and_not_a_job(scaled: str, model: Model, tmp_path: Path) -> None:
-    write_rows(tmp_path, 200, text="slow ")
-    read = {"path": str(tmp_path / "in.jsonl"), "rows_per_block": 10}
-    job = job_of(tmp_path, model("bert-classifier"), workers="serve://scaled", read=read)
-    seen: list[int] = []
-    report = rp.run_job(job, lambda _: seen.append(num_replicas("scaled"))).report
-    assert report.counts() == {"num_rows": 200, "num_results": 200, "num_errors": 0}
-    assert seen and set(seen) == {1}, "rows that wait do not call for replicas"
+    assert seen_beside_a_job(tmp_path, model("bert-classifier")) == {1}
     with Load(scaled) as load:
         wait_for("scaled", 2)
         load.wait_for(100)
     assert set(load.statuses) == {"200"}
     wait_for("scaled", 1)
+
+
+@pytest.mark.parametrize("scaled", [True], indirect=True)
+def test_replicas_follow_the_rows_of_a_job_where_they_are_to(scaled: str, model: Model, tmp_path: Path) -> None:
+    assert 2 in seen_beside_a_job(tmp_path, model("bert-classifier"))

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from ray_pipelines.serve.fetch import _is_public, fetcher
+from ray_pipelines.serve.fetch import _is_public, bounded, fetcher
 from ray_pipelines.serve.refusals import Refused
 
 
@@ -121,3 +121,10 @@ def test_only_the_named_host_is_asked(server: tuple[int, list[tuple[str, str]]])
 def test_large_files_are_not_fetched_whole(server: tuple[int, list[tuple[str, str]]]) -> None:
     fetch = fetcher(["images.example"], 1000, here, allow_private=True)
     assert refused(fetch, f"http://images.example:{server[0]}/large") == 413
+
+
+def test_the_urls_of_one_request_bring_no_more_than_its_body_might() -> None:
+    fetch = bounded(lambda url: b"x" * 400, 1000)
+    assert len(fetch("one")) == len(fetch("two")) == 400
+    with pytest.raises(Refused, match="more than 1,000 bytes together"):
+        fetch("three")

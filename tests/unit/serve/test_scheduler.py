@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from ray_pipelines.serve.config import ServeConfig
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.scheduler import Scheduler
 from ray_pipelines.serve.slices import SliceSize
+from ray_pipelines.serve.stopping import Abandoned
 
 
 class Device:
@@ -303,3 +305,27 @@ def test_rows_that_failed_before_stay_errors(device: Device, make: Any) -> None:
         return await run_block(make(), device, [lambda: error, lambda: "fine"])
 
     assert asyncio.run(main()) == [error, "FINE"]
+
+
+def test_generations_that_are_never_finished_still_say_how_long_they_take(
+    device: Device, make: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make(timeout_s=0.2)
+
+    def abandoned(items: Any) -> Iterator[Any]:
+        list(items)
+        time.sleep(0.4)
+        raise Abandoned
+        yield
+
+    monkeypatch.setattr(device, "outputs", abandoned)
+
+    async def ask() -> None:
+        with pytest.raises(Refused) as refused:
+            await scheduler.outputs(device, lambda: chunks("late"))  # type: ignore[arg-type]
+        assert refused.value.status == 504
+
+    asyncio.run(ask())
+    time.sleep(0.4)
+    assert scheduler._device._seconds_per_cost == pytest.approx(0.1, rel=0.5)
+    assert scheduler.stats.num_dropped == 0 and scheduler._device.busy_s == 0

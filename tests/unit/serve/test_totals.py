@@ -49,7 +49,6 @@ def chat(*parts: tuple[str, bytes]) -> dict[str, Any]:
             "12 seconds of all recordings of one request; got 15",
         ),
         ("automatic-speech-recognition", {"audio": {"array": [0.0] * 5000, "sampling_rate": 1000}}, "12 seconds"),
-        ("audio-classification", {"audio": b"no header"}, "12 seconds"),
         ("video-classification", {"video": video(10)}, "30,720 pixels in all frames of all videos"),
         ("image-text-to-text", chat(("image", picture())), "1,000 pixels in all images"),
         ("image-text-to-text", chat(("video", video(10))), "30,720 pixels in all frames"),
