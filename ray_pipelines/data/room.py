@@ -64,7 +64,8 @@ def room_for(plan: WorkerPlan, workers: WorkersConfig) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        giving_back.join()
+        # A cluster that does not answer any more has no turn, and must not keep a job from ending.
+        giving_back.join(LOOK_S)
 
 
 class _Said:
