@@ -23,7 +23,14 @@ from ray_pipelines.config import Job, ReadFormat, input_problems, split_inputs
 from ray_pipelines.data.chunks import CARRIED_COLUMN, CHUNK_COLUMN, COUNT_COLUMN, INDEX_COLUMN, ROW_ID_COLUMN
 from ray_pipelines.data.counting import COUNTERS_COLUMN, add_counters
 from ray_pipelines.data.files import SourceFile, find_files
-from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_units, sample_schema
+from ray_pipelines.data.formats import (
+    LEFT_OUT_COLUMN,
+    ROW_COLUMN,
+    SOURCE_COLUMN,
+    left_out_of,
+    read_units,
+    sample_schema,
+)
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
@@ -50,6 +57,7 @@ INTERNAL_COLUMNS = (
     ROW_COLUMN,
     READ_ERROR_COLUMN,
     COUNTERS_COLUMN,
+    LEFT_OUT_COLUMN,
     ID_COLUMN,
     UNIT_ROWS_COLUMN,
     TENSORS_COLUMN,
@@ -216,7 +224,8 @@ def _read_units(units: Sequence[Remaining], source: Input, rows_per_table: int) 
     start_s = time.perf_counter()
     all_units = [unit.planned.unit for unit in units]
     for table in read_units(all_units, source.read_format, source.schema, rows_per_table, source.filesystem, wanted):
-        yield add_counters(table, Counters(read_s=time.perf_counter() - start_s))
+        counters = Counters(read_s=time.perf_counter() - start_s, left_out=left_out_of(table))
+        yield add_counters(table.drop_columns([LEFT_OUT_COLUMN]), counters)
         start_s = time.perf_counter()
 
 

@@ -8,30 +8,41 @@ all blocks. A storage that does not answer at all ends the job instead: its file
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_pipelines.arrow import errors_to_arrow
 from ray_pipelines.config import ReadFormat
-from ray_pipelines.data.counting import COUNTERS_COLUMN
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.formats import arrow_files, csv, jsonl, parquet, text, webdataset
 from ray_pipelines.data.formats.media import BinaryFiles, MediaFiles
 from ray_pipelines.data.formats.schema import unify
 from ray_pipelines.data.formats.unit import Part, Reader, Unit
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
-from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError, JobError, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, explain, is_outage
 
-__all__ = ["ROW_COLUMN", "SOURCE_COLUMN", "Unit", "read_unit", "read_units", "sample_schema", "units_of_file"]
+__all__ = [
+    "LEFT_OUT_COLUMN",
+    "ROW_COLUMN",
+    "SOURCE_COLUMN",
+    "Unit",
+    "left_out_of",
+    "read_unit",
+    "read_units",
+    "sample_schema",
+    "units_of_file",
+]
 
 SOURCE_COLUMN = "__source"
 ROW_COLUMN = "__row"
+LEFT_OUT_COLUMN = "__left_out"
+"""Names of values that a row has and no column holds: beside the row, as not all rows of a unit need be wanted."""
 SAMPLE_FILES = 32
 SMALL_FILE_BYTES = 8 << 20
 SMALL_FILES_AHEAD = 16
@@ -163,7 +174,7 @@ def read_units(
 def read_unit(
     unit: Unit, read_format: ReadFormat, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig
 ) -> Iterator[pa.Table]:
-    """The rows of a unit as tables of at most `rows_per_table` rows: `schema`, source, position, error and counters.
+    """The rows of a unit as tables of at most `rows_per_table` rows: `schema`, and the columns that all have.
 
     Args:
         unit: What to read.
@@ -207,17 +218,24 @@ def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> p
         .append_column(SOURCE_COLUMN, pa.repeat(pa.scalar(unit.file.path), num_rows))
         .append_column(ROW_COLUMN, pa.array(positions, type=pa.int64()))
         .append_column(READ_ERROR_COLUMN, errors_to_arrow(part.errors or [None] * num_rows))
-        .append_column(COUNTERS_COLUMN, _counted(part, unit.file))
+        .append_column(LEFT_OUT_COLUMN, _left_out(part, unit.file))
     )
 
 
-def _counted(part: Part, file: SourceFile) -> pa.Array:
-    """What each row is counted for, beside the row itself, as not all rows of a part need be wanted."""
+def _left_out(part: Part, file: SourceFile) -> pa.Array:
+    kind = pa.list_(pa.string())
     if part.left_out is None:
-        return pa.nulls(part.table.num_rows, pa.string())
-    left_out = [names - file.partition.keys() for names in part.left_out]
-    counted = [Counters(left_out=dict.fromkeys(names, 1)).to_json() if names else None for names in left_out]
-    return pa.array(counted, type=pa.string())
+        return pa.nulls(part.table.num_rows, kind)
+    return pa.array([sorted(names - file.partition.keys()) for names in part.left_out], type=kind)
+
+
+def left_out_of(table: pa.Table) -> dict[str, int]:
+    """Name of a value that rows of a table have and no column holds: how many rows have one, the most frequent first.
+
+    >>> left_out_of(pa.table({LEFT_OUT_COLUMN: [["a"], None, ["a", "b"]]}))
+    {'a': 2, 'b': 1}
+    """
+    return dict(Counter(pc.list_flatten(table[LEFT_OUT_COLUMN]).to_pylist()).most_common())
 
 
 def _broken_file(schema: pa.Schema, error: RowError, unit: Unit, filesystem: FilesystemConfig) -> Part:

@@ -51,7 +51,7 @@ def parse_json(data: bytes) -> Any:
         ValueError, RecursionError: It is not valid, or not Unicode: it has half of a surrogate pair.
     """
     value = json.loads(data)
-    if HALF_PAIR.search(data):
+    if (b"\\u" in data or b"\xed" in data) and HALF_PAIR.search(data):
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -76,13 +76,8 @@ def table_of_rows(rows: Sequence[dict[str, Any] | RowError], positions: Sequence
     for column in schema:
         values = [None if isinstance(row, RowError) else row.get(column.name) for row in rows]
         columns.append(conform(values, column, errors, _to_text if column.metadata == JSON_TEXT else _to_arrow))
-    known = _names(schema)
-    if schema.metadata != ALL_COLUMNS:
-        rows = [{} if isinstance(row, RowError) else {name: row.get(name) for name in schema.names} for row in rows]
-    left_out = [
-        frozenset(() if error is not None else _left_out(row, known)) for row, error in zip(rows, errors, strict=True)
-    ]
-    return Part(pa.table(columns, schema=schema), positions, errors, left_out if any(left_out) else None)
+    taken = [{} if isinstance(row, RowError) or errors[index] is not None else row for index, row in enumerate(rows)]
+    return Part(pa.table(columns, schema=schema), positions, errors, _left_out_of(taken, schema))
 
 
 def common_field(name: str, values: Sequence[Any]) -> pa.Field:
@@ -114,6 +109,30 @@ def _names(of: pa.Schema | pa.DataType) -> Mapping[str, Any] | None:
     if isinstance(of, pa.Schema) or pa.types.is_struct(of):
         return {field.name: _names(field.type) for field in of}
     return _names(of.value_type) if pa.types.is_list(of) else None
+
+
+def _left_out_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> list[frozenset[str]] | None:
+    """The paths of what each row has and `schema` has not; None for none at all."""
+    known = _names(schema) or {}
+    if schema.metadata != ALL_COLUMNS:
+        known = {name: inner for name, inner in known.items() if inner is not None}
+        rows = [{name: row.get(name) for name in known} for row in rows] if known else []
+    # Rows with other names are rare: one look at all rows costs less than one at each.
+    if not _has_more(rows, known):
+        return None
+    left_out = [frozenset(_left_out(row, known)) for row in rows]
+    return left_out if any(left_out) else None
+
+
+def _has_more(values: Sequence[Any], known: Mapping[str, Any]) -> bool:
+    """Whether one of the `values`, or an object in it, has a name that `known` has not."""
+    lists = [value for value in values if isinstance(value, list)]
+    if lists and _has_more(list(itertools.chain.from_iterable(lists)), known):
+        return True
+    objects = [value for value in values if isinstance(value, dict)]
+    return bool(set().union(*objects) - known.keys()) or any(
+        inner is not None and _has_more([value.get(name) for value in objects], inner) for name, inner in known.items()
+    )
 
 
 def _left_out(value: Any, known: Mapping[str, Any] | None, path: str = "") -> Iterator[str]:
@@ -155,10 +174,9 @@ def _is_exact(values: Sequence[Any], to: pa.DataType) -> bool:
     if pa.types.is_list(to):
         lists = (value for value in values if isinstance(value, list))
         return _is_exact(list(itertools.chain.from_iterable(lists)), to.value_type)
-    kinds = set(map(type, values))
-    if pa.types.is_integer(to) and float in kinds:
+    if pa.types.is_integer(to):
         return all(value.is_integer() for value in values if type(value) is float)
-    return not (pa.types.is_floating(to) and bool in kinds)
+    return not (pa.types.is_floating(to) and bool in set(map(type, values)))
 
 
 def _parse_line(line: bytes | RowError) -> dict[str, Any]:

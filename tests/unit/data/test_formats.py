@@ -21,9 +21,16 @@ from hypothesis import strategies as st
 
 import ray_pipelines as rp
 from ray_pipelines.config import FilesystemConfig, ReadConfig
-from ray_pipelines.data.counting import COUNTERS_COLUMN, counters_of
 from ray_pipelines.data.files import find_files
-from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN, read_units, sample_schema, units_of_file
+from ray_pipelines.data.formats import (
+    LEFT_OUT_COLUMN,
+    ROW_COLUMN,
+    SOURCE_COLUMN,
+    left_out_of,
+    read_units,
+    sample_schema,
+    units_of_file,
+)
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
 
@@ -41,7 +48,7 @@ def read(path: Path | list[Path], rows_per_table: int = 100, **settings: Any) ->
     assert all(table.num_rows <= rows_per_table for table in tables)
     rows = pa.concat_tables(tables).to_pylist() if tables else []
     for row in rows:
-        row.pop(COUNTERS_COLUMN)
+        row.pop(LEFT_OUT_COLUMN)
         error = row.pop(READ_ERROR_COLUMN)
         row["source"], row["row"] = Path(row.pop(SOURCE_COLUMN)).name, row.pop(ROW_COLUMN)
         row["error"] = f"{error['stage']}: {error['type']}: {error['message']}" if error else None
@@ -229,9 +236,8 @@ def test_names_that_no_sampled_row_has_are_counted(metadata: dict[bytes, bytes] 
     read_format, files = find_files(config, LOCAL)
     schema = sample_schema(files, read_format, ["text"], LOCAL).with_metadata(metadata)
     tables = list(read_units(units_of_file(files[0], "jsonl", LOCAL), "jsonl", schema, 1000, LOCAL))
-    found = counters_of(tables[1].slice(0, 2)).left_out
-    assert found == {**({"new": 2} if metadata else {}), "deep.more": 1, "deep.items.b": 1}
-    assert counters_of(tables[1].slice(2)).left_out == counters_of(tables[0]).left_out == {}
+    assert left_out_of(tables[1].slice(0, 2)) == {**({"new": 2} if metadata else {}), "deep.more": 1, "deep.items.b": 1}
+    assert left_out_of(tables[1].slice(2)) == left_out_of(tables[0]) == {}
 
 
 def test_an_endless_line_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
