@@ -143,4 +143,5 @@ def _input(job: Job, inventory: Inventory, files: Sequence[SourceFile], results:
     source = describe_input(job.model_copy(update={"read": read}))
     kept = {field.name: field for field in results if field.name not in job.parts}
     columns = {field.name: field for field in source.schema} | kept
-    return dataclasses.replace(source, files=tuple(files), schema=pa.schema(columns.values()), kept_columns=tuple(kept))
+    schema = pa.schema(columns.values(), source.schema.metadata)
+    return dataclasses.replace(source, files=tuple(files), schema=schema, kept_columns=tuple(kept))
