@@ -208,6 +208,7 @@ def _progress_of(run: Run, plan: str, num_workers: int) -> Progress:
         num_rows_before=ledger.num_rows,
         num_errors=ledger.num_errors,
         reasons=ledger.reasons.copy(),
+        counters=ledger.counters.copy(),
     )
 
 
@@ -256,14 +257,14 @@ def _check_complete(run: Run, units: Sequence[Remaining]) -> None:
 
 
 def _files_of(run: Run) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
-    """The files of results and of dead letters that the manifest will list, and the rows and bytes of each."""
+    """The files of results and of dead letters that the manifest will list, and the sizes of each."""
     base = run.base_manifest
     files: dict[str, list[str]] = {RESULTS: list(base.get("files", {}).get(RESULTS, ())), DEAD_LETTERS: []}
     sizes = {name: base["file_sizes"][name] for name in files[RESULTS]}
     for commit in run.ledger.commits():
         for kind, written in ((RESULTS, commit.results), (DEAD_LETTERS, commit.dead_letters)):
             files[kind] += [file.path for file in written]
-            sizes.update({file.path: {"num_rows": file.num_rows, "num_bytes": file.num_bytes} for file in written})
+            sizes.update({file.path: file.sizes() for file in written})
     return {kind: sorted(names) for kind, names in files.items()}, sizes
 
 

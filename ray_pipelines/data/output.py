@@ -40,7 +40,7 @@ __all__ = ["DEAD_LETTERS", "HTML_REPORT", "MANIFEST", "REPORT", "RESULTS", "RUN"
 RESULTS, DEAD_LETTERS = "results", "dead_letters"
 MANIFEST, REPORT, HTML_REPORT = "manifest.json", "report.json", "report.html"
 RUN = "_run/run.json"
-LEAST_BLOCK_BYTES, MAX_LINE_BYTES = 1 << 20, 512 << 20
+LEAST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 20, 512 << 20
 OURS = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, "_run"}
 
 
@@ -213,11 +213,17 @@ class RunOutput:
         return pyarrow.dataset.dataset(paths, schema=pa.schema(held), format=lines, **options)
 
     def _block_bytes(self, names: Sequence[str]) -> int:
-        """What is parsed at once of JSON lines, which no line may be longer than."""
-        if names[0].endswith(".gz"):
-            return MAX_LINE_BYTES
-        largest: int = max(self.manifest["file_sizes"][name]["num_bytes"] for name in names)
-        return min(max(largest, LEAST_BLOCK_BYTES), MAX_LINE_BYTES)
+        """What is parsed at once of JSON lines: the largest file as a whole.
+
+        pyarrow waits for ever where it parses as many files in several blocks as it has threads.
+        """
+        largest = max(self._unzipped_bytes(name) for name in names)
+        return min(max(largest, LEAST_BLOCK_BYTES), MAX_BLOCK_BYTES)
+
+    def _unzipped_bytes(self, name: str) -> int:
+        """The size of a file without compression; the most that is parsed at once where an older manifest has none."""
+        sizes: Mapping[str, int] = self.manifest["file_sizes"][name]
+        return sizes.get("unzipped_bytes", MAX_BLOCK_BYTES if name.endswith(".gz") else sizes["num_bytes"])
 
     def _typed(self, table: pa.Table, kind: str) -> pa.Table:
         """The table with what JSON lines hold in other types made what it was."""

@@ -28,6 +28,7 @@ from pyroaring import BitMap64
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.formats import read_unit
 from ray_pipelines.data.inventory import Inventory, PlannedUnit
+from ray_pipelines.engine.counters import Counters
 from ray_pipelines.storage import FilesystemConfig
 
 __all__ = ["COMMITS", "Commit", "Ledger", "OutputFile", "Remaining", "remaining_units"]
@@ -45,11 +46,18 @@ class OutputFile:
         path: Its path below the output.
         num_rows: Its rows.
         num_bytes: Its size.
+        unzipped_bytes: Size of gzipped JSON lines without compression.
     """
 
     path: str
     num_rows: int
     num_bytes: int
+    unzipped_bytes: int | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """What the manifest says of it."""
+        sizes = {"num_rows": self.num_rows, "num_bytes": self.num_bytes}
+        return sizes if self.unzipped_bytes is None else {**sizes, "unzipped_bytes": self.unzipped_bytes}
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Commit:
         dead_letters: Files of dead letters.
         reasons: How often each stage and type of error occurs.
         ends: Number of a file: how many of its units end in this block, and the rows of these units.
+        left_out: Name of a value that no column holds: how many rows have one.
     """
 
     rows: BitMap64
@@ -71,6 +80,7 @@ class Commit:
     dead_letters: tuple[OutputFile, ...] = ()
     reasons: Mapping[str, int] = field(default_factory=dict)
     ends: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +97,7 @@ class Commit:
             "dead_letters": [dataclasses.astuple(file) for file in self.dead_letters],
             "reasons": dict(self.reasons),
             "ends": {str(source): end for source, end in self.ends.items()},
+            "left_out": dict(self.left_out),
         }
         return json.dumps(values)
 
@@ -101,6 +112,7 @@ class Commit:
             dead_letters=tuple(OutputFile(*file) for file in values["dead_letters"]),
             reasons=values["reasons"],
             ends={int(source): (num_units, num_rows) for source, (num_units, num_rows) in values["ends"].items()},
+            left_out=values.get("left_out", {}),
         )
 
     def write(self, folder: Folder) -> None:
@@ -127,6 +139,7 @@ class Ledger:
         self.done = BitMap64()
         self.num_errors = 0
         self.reasons: Counter[str] = Counter()
+        self.counters = Counters()
         self.ends: dict[int, tuple[int, int]] = {}
         self._folder = folder
         self._unmerged: list[Commit] = []
@@ -160,6 +173,7 @@ class Ledger:
         self.done |= commit.rows
         self.num_errors += commit.num_errors
         self.reasons.update(commit.reasons)
+        self.counters.add(Counters(left_out=dict(commit.left_out)))
         for source, (num_units, num_rows) in commit.ends.items():
             units, rows = self.ends.get(source, (0, 0))
             self.ends[source] = units + num_units, rows + num_rows

@@ -60,11 +60,13 @@ class EncodedFile:
         path: Its path below the folder of results or dead letters.
         num_rows: Its rows.
         data: Its content.
+        unzipped_bytes: Size of gzipped JSON lines without compression.
     """
 
     path: str
     num_rows: int
     data: bytes
+    unzipped_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,31 +91,32 @@ class Sink:
         """
         for folder, part in _partitions(table, self.config.partition_by):
             if self.config.format == "webdataset":
-                data, ending = self._tar(part, name), "tar"
+                data, ending, unzipped_bytes = self._tar(part, name), "tar", None
             else:
-                data, ending = self._table(part, provenance)
+                data, ending, unzipped_bytes = self._table(part, provenance)
             if self.config.compression == "gzip" and self.config.format == "webdataset":
                 data, ending = gzip.compress(data, mtime=0), f"{ending}.gz"
-            yield EncodedFile(f"{folder}{name}.{ending}", part.num_rows, data)
+            yield EncodedFile(f"{folder}{name}.{ending}", part.num_rows, data, unzipped_bytes)
 
     def dead_letters(self, table: pa.Table, name: str, provenance: str) -> Iterator[EncodedFile]:
         """The file of a table of dead letters; JSON lines beside WebDataset shards."""
         if table.num_rows:
-            data, ending = self._table(table, provenance)
-            yield EncodedFile(f"{name}.{ending}", table.num_rows, data)
+            data, ending, unzipped_bytes = self._table(table, provenance)
+            yield EncodedFile(f"{name}.{ending}", table.num_rows, data, unzipped_bytes)
 
-    def _table(self, table: pa.Table, provenance: str) -> tuple[bytes, str]:
+    def _table(self, table: pa.Table, provenance: str) -> tuple[bytes, str, int | None]:
+        """The content of a file, its extension, and its size without gzip where it has it."""
         if self.config.format == "parquet":
             buffer = pa.BufferOutputStream()
             table = table.replace_schema_metadata({b"ray_pipelines": provenance.encode()})
             compression = {"auto": "zstd", "none": "NONE"}.get(self.config.compression, self.config.compression)
             pq.write_table(table, buffer, compression=compression, row_group_size=self.config.rows_per_row_group)
-            return buffer.getvalue().to_pybytes(), "parquet"
+            return buffer.getvalue().to_pybytes(), "parquet", None
         lines = (json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) for row in table.to_pylist())
         data = "".join(f"{line}\n" for line in lines).encode()
         if self.config.compression == "gzip":
-            return gzip.compress(data, mtime=0), "jsonl.gz"
-        return data, "jsonl"
+            return gzip.compress(data, mtime=0), "jsonl.gz", len(data)
+        return data, "jsonl", None
 
     def _tar(self, table: pa.Table, name: str) -> bytes:
         """One group of members per row: its media, each as a file, and everything else as `.json`.

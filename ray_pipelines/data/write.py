@@ -82,7 +82,7 @@ class BlockWriter:
         for file in encode(table, f"part-{self.prefix}-{name}", self.provenance):
             path = f"{kind}/{file.path}"
             self.output.folder.write(path, file.data)
-            written.append(OutputFile(path, file.num_rows, len(file.data)))
+            written.append(OutputFile(path, file.num_rows, len(file.data), file.unzipped_bytes))
         return tuple(written)
 
 
@@ -117,6 +117,7 @@ def write_block(table: pa.Table, writer: BlockWriter) -> pa.Table:
         dead_letters=writer.write(dead_letters(errors, writer.kept_columns, writer.attempt), DEAD_LETTERS, name),
         reasons=dict(found),
         ends=_ends(table),
+        left_out=counters.left_out,
     )
     commit.write(writer.output.folder)
     counters.write_s += time.perf_counter() - start_s

@@ -17,7 +17,8 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
-from ray_pipelines.data.output import schema_to_text
+from ray_pipelines.data.output import RunOutput, schema_to_text
+from ray_pipelines.data.resume import OutputFile
 from ray_pipelines.data.sinks import Sink
 
 PREDICTION = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
@@ -134,3 +135,23 @@ def test_json_lines_come_back_with_the_types_of_the_run(
     output = finished_run(tmp_path, ODD.schema, partition_by=partition_by)
     assert output.to_arrow().select(ODD.schema.names).sort_by("small").equals(ODD)
     assert output.to_arrow(columns=["map", "key"]).schema.types == [ODD.schema.field("map").type, pa.int16()]
+
+
+def test_json_lines_are_parsed_file_by_file_whether_gzipped_or_not(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    files, values = [], [["short"] * 200_000, ["é" * 1_000_000, "short"], ["short"] * 150_000]
+    for index, texts in enumerate(values):
+        config = WriteConfig(path="x", format="jsonl", compression="gzip" if index else "none")
+        (file,) = Sink(config, FilesystemConfig()).results(pa.table({"text": texts}), f"part-{index}", "{}")
+        (tmp_path / "results" / file.path).write_bytes(file.data)
+        files.append(OutputFile(f"results/{file.path}", file.num_rows, len(file.data), file.unzipped_bytes))
+    old = finished_run(tmp_path, pa.schema([("text", pa.string())]))
+    output = RunOutput(old.folder, {**old.manifest, "file_sizes": {file.path: file.sizes() for file in files}})
+    names = output.manifest["files"]["results"]
+    largest = len('{"text": "short"}\n') * 200_000
+    assert (old._block_bytes(names), output._block_bytes(names), output._block_bytes(names[1:])) == (
+        512 << 20,
+        largest,
+        len('{"text": "short"}\n') * 150_000,
+    )
+    assert output.to_arrow()["text"].to_pylist() == [text for texts in values for text in texts]

@@ -208,3 +208,11 @@ def test_local_files_are_never_seen_half_written(tmp_path: Path) -> None:
     folder.write("a/b.json", b"1")
     folder.write("a/b.json", b"22")
     assert folder.sizes() == {"a/b.json": 2}
+
+
+def test_names_that_were_left_out_outlive_an_interruption(tmp_path: Path) -> None:
+    folder = Folder.of(str(tmp_path), LOCAL)
+    for row in range(3):
+        Commit(BitMap64([row]), 0, left_out={"new": 1, f"own {row}": 1}).write(folder)
+    found = Ledger.read(folder).counters.left_out
+    assert found == Ledger.read(folder).counters.left_out == {"new": 3, "own 0": 1, "own 1": 1, "own 2": 1}
