@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Counters"]
+__all__ = ["MAX_LEFT_OUT", "Counters"]
 
 
 @dataclass
@@ -39,7 +39,8 @@ class Counters:
         num_graphs: Graphs that were compiled, where that was asked for.
         warmup_s: Seconds of forwards that compiled one; not in `forward_s`.
         cost_counts: How many chunks had a cost of less than 2 ** n, and not less than half of that; by n, as text.
-        left_out: Name of a value that no column holds, as no sampled row had it: how many rows have one.
+        left_out: Name of a value that no column holds, as no sampled row had it: how many rows have one,
+            of the `MAX_LEFT_OUT` most frequent names.
         cost_unit: What `cost` counts: tokens, pixels, samples, frames or values.
         budget: Padded cost of one forward at most; 0 for no limit.
         max_size: Chunks of one forward at most.
@@ -133,8 +134,8 @@ class Counters:
             if field.name == "parts":
                 self.parts = {name: Counters.sum(self._own(name) + other._own(name)) for name in {**mine, **theirs}}
             elif isinstance(mine, dict):
-                names = {**mine, **theirs} if field.name != "left_out" else list({**mine, **theirs})[:MAX_LEFT_OUT]
-                setattr(self, field.name, {name: mine.get(name, 0) + theirs.get(name, 0) for name in names})
+                both = {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
+                setattr(self, field.name, _most_frequent(both) if field.name == "left_out" else both)
             elif field.name == "begun_s":
                 self.begun_s = min(mine or theirs, theirs or mine)
             elif field.name not in STATE:
@@ -201,6 +202,11 @@ class Counters:
 MAX_LEFT_OUT = 100
 """Names that are kept; where keys are data there may be one of its own in each row."""
 STATE = ("cost_unit", "budget", "max_size", "dtype", "device", "cheaper")
+
+
+def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent names of what was left out, in this order."""
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:MAX_LEFT_OUT])
 
 
 def _less(value: Any, earlier: Any) -> Any:

@@ -19,6 +19,7 @@ from ray_pipelines.report.style import CSS
 __all__ = ["html_report"]
 
 MAX_REASONS = 12
+SHOWN_LEFT_OUT = 12
 POINTS_OF_SPEED = 40
 MAX_VALUE_CHARS = 400
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -143,12 +144,15 @@ def _checks(report: RunReport) -> Mapping[str, Any]:
         "what precision has changed": agreement,
         "time": forecast,
         "every row accounted for": f"{report.num_results:,} + {report.num_errors:,} = {report.num_rows:,}",
-        "left out, as no sampled row had it": ", ".join(
-            f"{name}, in {count:,} row(s)" for name, count in report.left_out.items()
-        ),
+        "left out, as no sampled row had it": _left_out(report),
         "result files": f"{len(report.results_files):,}",
         "dead letter files": f"{len(report.dead_letters_files):,}",
     }
+
+
+def _left_out(report: RunReport) -> str:
+    names = [f"{name}, in {count:,} row(s)" for name, count in list(report.left_out.items())[:SHOWN_LEFT_OUT]]
+    return ", ".join(filter(None, [*names, report.more_left_out(SHOWN_LEFT_OUT)]))
 
 
 def _origin(provenance: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ray_pipelines.engine.counters import Counters
+from ray_pipelines.engine.counters import MAX_LEFT_OUT, Counters
 from ray_pipelines.report.agreement import Agreement
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.forecast import Forecast
@@ -134,7 +134,7 @@ class RunReport:
         forecast: How long the run was expected to take.
         price_per_hour: Price of the machines.
         certificate: How far sampled results agree with the plain pipeline in float32, where that was asked for.
-        left_out: Key or field that no sampled row had and so no column holds: rows that have one.
+        left_out: Key or field that no sampled row had and so no column holds: rows that have one; most frequent first.
         tasks: Of a job of several tasks: what the time of each went to, by its column of results.
     """
 
@@ -207,6 +207,12 @@ class RunReport:
     def files(self) -> dict[str, list[str]]:
         """The files that belong to the run."""
         return {"results": list(self.results_files), "dead_letters": list(self.dead_letters_files)}
+
+    def more_left_out(self, num_shown: int) -> str:
+        """How many names were left out besides the first `num_shown`, in words; nothing if there are no more."""
+        num_more = len(self.left_out) - num_shown
+        least = "at least " if len(self.left_out) >= MAX_LEFT_OUT else ""
+        return f"and {least}{num_more:,} more" if num_more > 0 else ""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it."""

@@ -36,7 +36,7 @@ NOISE = re.compile(
     rb"|Task ServeController\.graceful_shutdown failed"
 )
 MAX_CELL_CHARS = 60
-MAX_LEFT_OUT = 5
+SHOWN_LEFT_OUT = 5
 DEAD_LETTERS_LINE = "ray-pipelines: done, with dead letters"
 """How a run that ends with 0 although it has dead letters says so; `data/submit.py` looks for it in the log."""
 
@@ -150,10 +150,12 @@ def summary_table(report: RunReport, path: str) -> Table:
         table.add_row("dead letters", f"[red]{report.num_errors:,}[/]  in {path}/dead_letters/")
         for reason, count in report.reasons.items():
             table.add_row("", f"{count:,} x {reason}")
-    for name, count in list(report.left_out.items())[:MAX_LEFT_OUT]:
+    for name, count in list(report.left_out.items())[:SHOWN_LEFT_OUT]:
         table.add_row(
             "left out", f"[red]{escape(name)}[/], in {count:,} row(s): no sampled row has it, so no column does"
         )
+    if more := report.more_left_out(SHOWN_LEFT_OUT):
+        table.add_row("", more)
     table.add_row("speed", f"{report.rows_per_s:,.0f} rows/s after {report.startup_s:.1f} s of start-up")
     table.add_row(
         "time", report.forecast.describe(report.elapsed_s) if report.forecast else f"{report.elapsed_s:.1f} s"

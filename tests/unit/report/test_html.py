@@ -139,6 +139,17 @@ def test_names_that_were_left_out_are_on_the_page_in_json_and_in_the_summary() -
     assert "meta.[b], in 1,200 row(s)" in console.export_text()
 
 
+@pytest.mark.parametrize(("num_names", "more"), [(5, ""), (6, "and 1 more"), (100, "and at least 95 more")])
+def test_the_summary_says_how_many_names_more_were_left_out(num_names: int, more: str) -> None:
+    report = report_of(left_out={f"name {n}": 1 for n in range(num_names)})
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(summary_table(report, "out"))
+    text = console.export_text()
+    assert text.count("no sampled row has it") == 5
+    assert (more in text) if more else ("more" not in text)
+    assert ("and at least 88 more" in html_report(report)) == (num_names == 100)
+
+
 def test_a_run_without_rows_has_a_page() -> None:
     empty = RunReport.of(Progress(num_rows_expected=0, plan=""), {"task": "t", "model": "m"}, elapsed_s=1.0)
     assert tags_of(html_report(empty)).tags["section"] >= 4
