@@ -134,7 +134,8 @@ class Counters:
             if field.name == "parts":
                 self.parts = {name: Counters.sum(self._own(name) + other._own(name)) for name in {**mine, **theirs}}
             elif isinstance(mine, dict):
-                both = {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
+                # New names come first: among equally frequent ones, they stay.
+                both = {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**theirs, **mine}}
                 setattr(self, field.name, _most_frequent(both) if field.name == "left_out" else both)
             elif field.name == "begun_s":
                 self.begun_s = min(mine or theirs, theirs or mine)
