@@ -45,7 +45,9 @@ def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
             names = reader.schema.names
             if encoding == BYTES:
                 names = [name.encode(BYTES).decode(UTF8, "replace") for name in names]
-            return pa.schema(list(zip(names, reader.schema.types, strict=True)))
+            # Arrow takes values that are not UTF-8 for bytes; here they are texts that fail their rows.
+            types = [pa.string() if pa.types.is_binary(kind) else kind for kind in reader.schema.types]
+            return pa.schema(list(zip(names, types, strict=True)))
 
     try:
         return found(UTF8)
