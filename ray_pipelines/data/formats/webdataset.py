@@ -31,6 +31,8 @@ TEXTS = ("txt", "text", "transcript", "caption")
 NUMBERS = ("cls", "cls2", "class", "count", "index", "inx", "id")
 SAMPLE_ROWS = 100
 MAX_MEMBER_BYTES = 1 << 30
+NOT_READ = object()
+"""The value of a member that has something in it, where no column is for it."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -95,6 +97,7 @@ def _rows(stream: Any, wanted: frozenset[str] | None) -> Iterator[tuple[dict[str
             num_bytes = 0
             for _, column, member in group:
                 if wanted is not None and column not in wanted:
+                    row[column] = NOT_READ if member.size else None
                     continue
                 if column in row:
                     error = RowError("read", "InvalidInput", f"{key}.{column}: is in the archive twice for this row.")
