@@ -26,6 +26,8 @@ __all__ = ["common_field", "parse_json", "read", "sample_schema", "table_of_rows
 
 HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 """What half of a surrogate pair looks like, escaped or not; two that follow each other are one character."""
+MAX_DEPTH = 60
+"""Lists and objects in each other; Arrow writes no schema with a few more."""
 EMPTY: tuple[Any, ...] = (None, {}, [])
 
 
@@ -100,8 +102,24 @@ def _num_fitting(values: Sequence[Any], kind: pa.DataType) -> int:
 
 def _type_of(values: Sequence[Any]) -> pa.DataType | None:
     """The type that all values fit, or None."""
-    found = attempt("read", partial(pa.array, values))
-    return None if isinstance(found, RowError) or not _is_exact(values, found.type) else found.type
+    found = attempt("read", partial(_inferred, values))
+    return None if isinstance(found, RowError) else found
+
+
+def _inferred(values: Sequence[Any]) -> pa.DataType | None:
+    if _is_deep(values):
+        return None
+    found = pa.array(values).type
+    return found if _is_exact(values, found) else None
+
+
+def _is_deep(values: Sequence[Any]) -> bool:
+    """Whether more than `MAX_DEPTH` lists and objects are in each other."""
+    level: list[Any] = list(values)
+    for _ in range(MAX_DEPTH + 1):
+        nested = [one for one in level if isinstance(one, dict | list)]
+        level = [item for one in nested for item in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _names(of: pa.Schema | pa.DataType) -> Mapping[str, Any] | None:

@@ -128,18 +128,25 @@ def conform(
     """
     try:
         return convert(values, column.type)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
         pass
     fitting: list[Any] = []
     for row in range(len(values)):
         one = attempt("read", partial(convert, values[row : row + 1], column.type))
         if isinstance(one, RowError):
             value = values[row].as_py() if isinstance(values[row], pa.Scalar) else values[row]
-            got = repr(value[:SHOWN_CHARS]) if isinstance(value, str | bytes) else repr(value)[:SHOWN_CHARS]
-            wrong = InvalidInput(f"{column.name}: expected {column.type}; got {got}.")
+            wrong = InvalidInput(f"{column.name}: expected {column.type}; got {_shown(value)}.")
             errors[row] = errors[row] or RowError.from_exception("read", wrong)
             fitting.append(pa.nulls(1, column.type))
         else:
             fitting.append(one)
     chunks = [chunk for one in fitting for chunk in (one.chunks if isinstance(one, pa.ChunkedArray) else [one])]
     return pa.chunked_array(chunks, type=column.type).combine_chunks()
+
+
+def _shown(value: Any) -> str:
+    """A value in few characters; its type where it is nested too deep to be shown."""
+    if isinstance(value, str | bytes):
+        return repr(value[:SHOWN_CHARS])
+    shown = attempt("read", partial(repr, value))
+    return type(value).__name__ if isinstance(shown, RowError) else shown[:SHOWN_CHARS]
