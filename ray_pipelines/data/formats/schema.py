@@ -23,7 +23,8 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
 
     Integers widen, integers and floats meet in floats, structs in the fields of both; what is null in one file has the
     type of another. Arrow's views and runs become the types that they are views and runs of. In CSV, where every value
-    is a text, other types meet in texts; so do all with JSON text.
+    is a text, other types meet in texts; so do all with JSON text. In JSON, what no sample tells the type of is JSON
+    text too; within an object it has no field.
 
     Args:
         schemas: Path: schema of the file.
@@ -60,7 +61,7 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
     if read_format in ("jsonl", "webdataset"):
         of_json |= {name for name, (one, _) in types.items() if _without_empty(one) is None}
         types = {name: (_without_empty(one) or pa.string(), where) for name, (one, where) in types.items()}
-    unknown = pa.string() if read_format in ("jsonl", "csv", "webdataset") else pa.null()
+    unknown = pa.string() if read_format == "csv" else pa.null()
     return pa.schema(
         [
             pa.field(name, unknown if pa.types.is_null(one) else one, metadata=JSON_TEXT if name in of_json else None)
@@ -87,7 +88,9 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _without_empty(kind: pa.DataType) -> pa.DataType | None:
-    """The type without objects that have no keys, which Parquet cannot hold; None if there is nothing else."""
+    """The type without objects that have no keys, which Parquet cannot hold, and nulls; None if nothing else is."""
+    if pa.types.is_null(kind):
+        return None
     if pa.types.is_struct(kind):
         fields = {field.name: _without_empty(field.type) for field in kind}
         kept = [(name, inner) for name, inner in fields.items() if inner is not None]
