@@ -27,6 +27,7 @@ from ray_pipelines.data.formats import (
     LEFT_OUT_COLUMN,
     ROW_COLUMN,
     SOURCE_COLUMN,
+    check_partitions,
     left_out_of,
     read_units,
     sample_schema,
@@ -148,10 +149,12 @@ def describe_input(job: Job) -> Input:
     problems += column_problems(job.write, pa.schema([column for column in schema if column.name in kept]))
     if problems:
         raise ConfigError(problems)
+    schema = pa.schema([column for column in schema if column.name in wanted], ALL_COLUMNS if keeps_all else None)
+    check_partitions(files, schema)
     return Input(
         read_format=read_format,
         files=tuple(files),
-        schema=pa.schema([column for column in schema if column.name in wanted], ALL_COLUMNS if keeps_all else None),
+        schema=schema,
         inputs=inputs,
         kept_columns=tuple(name for name in schema.names if name in kept),
         filesystem=filesystem,

@@ -32,6 +32,7 @@ __all__ = [
     "ROW_COLUMN",
     "SOURCE_COLUMN",
     "Unit",
+    "check_partitions",
     "left_out_of",
     "read_unit",
     "read_units",
@@ -87,8 +88,7 @@ def sample_schema(
         filesystem: How they are reached.
 
     Raises:
-        ConfigError: None of them can be read, their columns have types that do not go together, or the value in the
-            name of a folder does not fit a column of the files.
+        ConfigError: None of them can be read, or their columns have types that do not go together.
     """
     step = max(1, len(files) // SAMPLE_FILES)
     chosen = files[::step][:SAMPLE_FILES]
@@ -103,14 +103,13 @@ def sample_schema(
         raise ConfigError(f"read.path: {chosen[0].path} cannot be read as {read_format}: {reason}")
     as_text = text_columns if read_format in ("jsonl", "csv") else ()
     schema = unify(schemas, read_format, as_text)
-    _check_partitions(files, schema)
     for name in dict.fromkeys(name for file in files for name in file.partition):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
 
 
-def _check_partitions(files: Sequence[SourceFile], schema: pa.Schema) -> None:
+def check_partitions(files: Sequence[SourceFile], schema: pa.Schema) -> None:
     """Raises if a value in the name of a folder does not fit the column of the files that has this name.
 
     Raises:

@@ -26,6 +26,7 @@ from ray_pipelines.data.formats import (
     LEFT_OUT_COLUMN,
     ROW_COLUMN,
     SOURCE_COLUMN,
+    check_partitions,
     left_out_of,
     read_units,
     sample_schema,
@@ -43,6 +44,7 @@ def read(path: Path | list[Path], rows_per_table: int = 100, **settings: Any) ->
     config = ReadConfig.model_validate({"path": paths, **settings})
     read_format, files = find_files(config, LOCAL)
     schema = sample_schema(files, read_format, ["text"], LOCAL)
+    check_partitions(files, schema)
     units = [unit for file in files for unit in units_of_file(file, read_format, LOCAL)]
     tables = list(read_units(units, read_format, schema, rows_per_table, LOCAL))
     assert all(table.num_rows <= rows_per_table for table in tables)
@@ -504,3 +506,47 @@ def test_random_bytes_are_rows_or_errors_but_never_an_exception(
     assert rows[0]["error"] is None
     positions = [row["row"] for row in rows if row["source"] == f"b.{ending}"]
     assert len(positions) == len(set(positions))
+
+
+def test_what_is_null_in_all_of_the_sample_is_json_text_and_no_field(tmp_path: Path) -> None:
+    rows = [{"text": None, "v": None, "tags": [], "deep": {"n": 1, "m": None, "items": []}}] * 1000
+    values: list[Any] = [4, "plain", [1], {"a": None}, None]
+    late = [{"text": "a", "v": value, "tags": [value], "deep": {"n": 2, "m": value}} for value in values]
+    json_lines(tmp_path / "in.jsonl", [*rows, *late, {"text": 4}])
+    found = read(tmp_path)[1000:]
+    assert [row["v"] for row in found] == ["4", "plain", "[1]", '{"a": null}', None, None]
+    assert [row["tags"] for row in found[:2]] == ["[4]", '["plain"]']
+    assert [row["deep"] for row in found] == [{"n": 2}] * 5 + [None]
+    assert texts(found) == ["a"] * 5 + ["InvalidInput"]
+
+
+def test_a_csv_column_with_a_value_that_is_not_utf8_is_one_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,name\na, NA \nb,caf\xe9\nc,NA\n")
+    rows = read(tmp_path)
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert [row["name"] for row in rows] == [" NA ", None, "NA"]
+
+
+@pytest.mark.parametrize("depth", [50, 100, 900, 5000])
+@pytest.mark.parametrize("name", ["v", "other"])
+def test_an_object_that_is_nested_deep_fails_its_row_at_most(name: str, depth: int, tmp_path: Path) -> None:
+    for index, (start, end) in enumerate((('{"a": ', "}"), ("[", "]"))):
+        deep = f'{{"text": "deep", "{name}": {start * depth}1{end * depth}}}'
+        (tmp_path / f"{index}.jsonl").write_text('{"text": "a", "v": 1}\n' * 3 + deep + '\n{"text": "b", "v": 2}\n')
+        rows = read(tmp_path / f"{index}.jsonl")
+        assert [row["text"] for row in rows if row["error"] is None and row["text"] != "deep"] == ["a", "a", "a", "b"]
+        assert len(rows) == 5
+        schema_of(tmp_path / f"{index}.jsonl").serialize()
+
+
+def test_members_of_a_kind_that_no_sampled_row_has_are_counted(tmp_path: Path) -> None:
+    members = {f"{n:03}.txt": b"a" for n in range(100)}
+    late = {"100.txt": b"b", "100.jpg": b"\xff", "101.jpg": b"\xff", "101.txt": b"c", "101.cls": b""}
+    (tmp_path / "in.tar").write_bytes(tar_of({**members, **late}))
+    read_format, files = find_files(ReadConfig(path=str(tmp_path)), LOCAL)
+    schema = sample_schema(files, read_format, [], LOCAL)
+    for metadata, expected in ((ALL_COLUMNS, {"jpg": 2}), (None, {})):
+        units = units_of_file(files[0], read_format, LOCAL)
+        (table,) = read_units(units, read_format, schema.with_metadata(metadata), 1000, LOCAL)
+        assert left_out_of(table) == expected
+        assert table["txt"].to_pylist()[-2:] == ["b", "c"]

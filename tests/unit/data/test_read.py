@@ -54,3 +54,12 @@ def test_the_hidden_column_of_a_task_is_no_name_for_a_column(tmp_path: Path) -> 
     write(tmp_path, image=[b"1"], question=["q"], __words=["w"])
     with pytest.raises(rp.ConfigError, match=r'^read\.path: the dataset has a column "__words"'):
         described(tmp_path, task="document-question-answering")
+
+
+def test_a_folder_whose_value_does_not_fit_is_refused_only_where_its_column_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "in/year=unknown").mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["a"], "year": [2026]}), tmp_path / "in/year=unknown/a.parquet")
+    with pytest.raises(rp.ConfigError, match=r"the folder year=unknown does not fit the column 'year'"):
+        described(tmp_path)
+    read_settings = {"path": str(tmp_path / "in"), "columns": ["text"]}
+    assert described(tmp_path, read=read_settings).schema.names == ["text"]
