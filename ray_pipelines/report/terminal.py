@@ -50,12 +50,12 @@ def filtered_stderr() -> Iterator[Console]:
     ends itself when it is told to, a failure.
     """
     sys.stderr.flush()
-    real, (source, sink) = os.dup(2), os.pipe()
+    real, copied, (source, sink) = os.dup(2), os.dup(2), os.pipe()
     os.dup2(sink, 2)
     os.close(sink)
 
     def copy() -> None:
-        with os.fdopen(source, "rb") as lines, os.fdopen(os.dup(real), "wb", buffering=0) as target:
+        with os.fdopen(source, "rb") as lines, os.fdopen(copied, "wb", buffering=0) as target:
             for line in lines:
                 if not NOISE.search(line):
                     target.write(line)
