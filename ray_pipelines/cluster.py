@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
+from typing import Any
 
 from ray_pipelines.errors import ConfigError
 
-__all__ = ["living_cluster"]
+__all__ = ["connect", "living_cluster"]
 
 CONNECT_S = 10.0
+
+
+def connect(**options: Any) -> None:
+    """Connects to a cluster, or starts a quiet local one, unless this process is connected.
+
+    A handler of SIGTERM stays: Ray's own ends a local cluster under the driver's feet, which then aborts.
+
+    Args:
+        **options: Of `ray.init`.
+
+    Raises:
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer; Ray itself would try for many minutes.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(living_cluster(), logging_level=logging.ERROR, **options)
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def living_cluster() -> str | None:

@@ -1,16 +1,22 @@
-"""What tests ask the machine: free ports, and the processes that run."""
+"""What tests ask the machine: free ports, the processes that run, and that these heed Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PARENT", "SESSION", "command_line", "free_port", "free_ports", "processes"]
+__all__ = ["PARENT", "SESSION", "command_line", "free_port", "free_ports", "heed_ctrl_c", "processes"]
 
 PARENT, SESSION = 1, 3
 """Places in what `processes` gives of each: who started it, and the leader of its session."""
+
+
+def heed_ctrl_c() -> None:
+    """Before a command is begun: it heeds Ctrl-C, also where the tests themselves run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_ports(number: int) -> list[int]:

@@ -8,14 +8,12 @@ executes it (`execute.py`).
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_pipelines.cluster import living_cluster
+from ray_pipelines.cluster import connect
 from ray_pipelines.config import Job, ModelConfig
 from ray_pipelines.data.execute import execute, models_of_job
 from ray_pipelines.data.lease import hold_lease
@@ -123,19 +121,13 @@ def start_ray() -> None:
     """Connects to the cluster that `RAY_ADDRESS` or this machine has, or starts a quiet local one.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer; Ray itself would try for many minutes.
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
     """
-    import ray
-    import ray.data
+    import ray.data  # noqa: F401  # its loggers are there from now on
 
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(living_cluster(), logging_level=logging.ERROR)
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            # Ray's own ends the local cluster under the driver's feet, which then aborts.
-            signal.signal(signal.SIGTERM, on_sigterm)
+    connect()
 
 
 def _model_problems(job: Job) -> list[str]:

@@ -13,13 +13,12 @@ import re
 import threading
 from collections.abc import Callable
 
-import ray
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from ray_pipelines.cluster import living_cluster
+from ray_pipelines.cluster import connect
 from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.nodes import cluster_nodes
 from ray_pipelines.serve.application import DEPLOYMENT, bind
@@ -76,8 +75,7 @@ def run_until_interrupted(
         JobError: As `start` raises it.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(living_cluster(), logging_level=logging.ERROR, log_to_driver=False)
+    connect(log_to_driver=False)
     url, end = _started(serving, host, port, replaces=False)
     with end, contextlib.suppress(KeyboardInterrupt):
         on_start(url)
@@ -88,8 +86,7 @@ def _started(
     serving: Serving, host: str | None, port: int | None, *, replaces: bool
 ) -> tuple[str, contextlib.ExitStack]:
     """The URL of the application, and what takes away all that was started; a start that fails does so itself."""
-    if not ray.is_initialized():
-        ray.init(living_cluster())
+    connect()
     check_fits(serving, cluster_nodes(beside_serve=False))
     application = bind(serving)
     options = serving.serve

@@ -20,7 +20,7 @@ import transformers
 import yaml
 
 from ray_pipelines import tasks
-from tests.machine import free_port
+from tests.machine import free_port, heed_ctrl_c
 
 Model = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
@@ -98,6 +98,7 @@ def test_run_that_is_told_to_end_says_that_it_goes_on_later(
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         while process.poll() is None and not any((job_file.parent / "out").glob("_run/commits/*.json")):
             time.sleep(0.1)

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.machine import free_port, free_ports
+from tests.machine import free_port, free_ports, heed_ctrl_c
 from tests.ray_nodes import RayNode
 
 Model = Callable[[str], str]
@@ -49,7 +49,7 @@ class Cluster:
         return subprocess.Popen(
             [sys.executable, "-m", "ray_pipelines", "serve", str(self._job_file), *arguments, *options],
             env={
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name != "RAY_BACKEND_LOG_LEVEL"},
                 "COLUMNS": "200",
                 "NO_COLOR": "1",
                 "RAY_AUTH_MODE": "disabled",
@@ -60,6 +60,7 @@ class Cluster:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            preexec_fn=heed_ctrl_c,
         )
 
     @contextlib.contextmanager
