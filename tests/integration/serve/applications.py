@@ -13,7 +13,7 @@ from ray.serve import Application
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.serve.application import PipelineReplica, app
 
-DEADLY, SLOW = "deadly", "slow"
+DEADLY, SLOW, SLOWER = "deadly", "slow", "slower"
 
 
 class DeadlyReplica(PipelineReplica):
@@ -27,7 +27,7 @@ class DeadlyReplica(PipelineReplica):
         if any(text is not None and text.startswith(SLOW) for text in texts):
             # They wait, as rows do that have no turn yet.
             self.endpoint.blocks.num_rows += len(texts)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(3 if any(text is not None and text.startswith(SLOWER) for text in texts) else 0.3)
             self.endpoint.blocks.num_rows -= len(texts)
         return await super().run_rows(batch)
 

@@ -15,6 +15,7 @@ from tests.integration.serve.test_sharing import job_of, write_rows
 
 Model = Callable[[str], str]
 WITHIN_S = 60.0
+NUM_ROWS = 300
 
 
 def num_replicas(name: str) -> int:
@@ -44,12 +45,12 @@ def scaled(serve_url: str, model: Model, request: pytest.FixtureRequest) -> Iter
 
 def seen_beside_a_job(folder: Path, model_folder: str) -> set[int]:
     """How many replicas there were while a job's rows waited, for many times as long as it takes to add one."""
-    write_rows(folder, 400, text="slow ")
+    write_rows(folder, NUM_ROWS, text="slower ")
     read = {"path": str(folder / "in.jsonl"), "rows_per_block": 10}
     seen: set[int] = set()
     job = job_of(folder, model_folder, workers="serve://scaled", read=read)
     report = rp.run_job(job, lambda _: seen.add(num_replicas("scaled"))).report
-    assert report.counts() == {"num_rows": 400, "num_results": 400, "num_errors": 0}
+    assert report.counts() == {"num_rows": NUM_ROWS, "num_results": NUM_ROWS, "num_errors": 0}
     return seen
 
 
