@@ -131,10 +131,8 @@ def run(
     try:
         with filtered_stderr() as console, live_progress(console) as display:
             result = run_job(job, display)
-    except ConfigError as error:
-        _fail(error, EXIT_WRONG, f"{job_file}: ")
     except RayPipelinesError as error:
-        _fail(error, error.exit_status)
+        _fail_of(job_file, error)
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt)
     _show(result, job)
@@ -253,8 +251,8 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
 
     try:
         source = check_job(job)
-    except ConfigError as error:
-        _fail(error, EXIT_WRONG, f"{job_file}: ")
+    except RayPipelinesError as error:
+        _fail_of(job_file, error)
     size_mb = sum(file.num_bytes for file in source.files) / 1e6
     out.print(f"[green]{escape(str(job_file))} is fine.[/]")
     out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB")
@@ -285,10 +283,8 @@ def plan(
     try:
         with filtered_stderr():
             found = plan_job(job, rows)
-    except ConfigError as error:
-        _fail(error, EXIT_WRONG, f"{job_file}: ")
     except RayPipelinesError as error:
-        _fail(error, error.exit_status)
+        _fail_of(job_file, error)
     out.print(sample_table(found))
     out.print(plan_table(found))
 
@@ -405,6 +401,11 @@ def _fail(error: RayPipelinesError, status: int, prefix: str = "") -> NoReturn:
         where = "" if line.startswith(("--set", prefix.removesuffix(": "))) else prefix
         err.print(f"[red]error:[/] {escape(where + line)}", soft_wrap=True, highlight=False)
     raise typer.Exit(status)
+
+
+def _fail_of(job_file: Path, error: RayPipelinesError) -> NoReturn:
+    """Ends the command; what is wrong with a job file is told with its name."""
+    _fail(error, error.exit_status, f"{job_file}: " if isinstance(error, ConfigError) else "")
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:

@@ -17,7 +17,7 @@ from pyroaring import BitMap64
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.execute import execute, models_of_job
 from ray_pipelines.data.files import SourceFile, find_files
-from ray_pipelines.data.formats import SAMPLE_FILES
+from ray_pipelines.data.formats import sample_of
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
@@ -138,8 +138,8 @@ def _input(job: Job, inventory: Inventory, files: Sequence[SourceFile], results:
 
     Files that are new are not looked at, as they may have other columns and types.
     """
-    sample = [file.path for file in files[:: max(1, len(files) // SAMPLE_FILES)][:SAMPLE_FILES]]
-    read = job.read.model_copy(update={"path": tuple(sample), "format": inventory.read_format, "partitions": {}})
+    sample = tuple(file.path for file in sample_of(files))
+    read = job.read.model_copy(update={"path": sample, "format": inventory.read_format, "partitions": {}})
     source = describe_input(job.model_copy(update={"read": read}))
     kept = {field.name: field for field in results if field.name not in job.parts}
     columns = {field.name: field for field in source.schema} | kept

@@ -193,7 +193,7 @@ class DeviceThread:
         self._stats.num_forwards[lane] += 1
         self._stats.num_entries[lane] += len(picked)
         self._stats.busy_s[lane] += elapsed_s
-        padded = max(entry.cost for entry in picked) * len(picked)
+        padded = _padded_cost(picked)
         if lane == "batch" and padded:
             self._slices[self._is_online()].note(padded, elapsed_s)
         if lane == "online" and padded:
@@ -206,6 +206,10 @@ class DeviceThread:
 
     def _note_at_least(self, picked: list[Entry], elapsed_s: float) -> None:
         """Learns from what was not finished: where all is late, nothing else would say so."""
-        padded = max(entry.cost for entry in picked) * len(picked)
+        padded = _padded_cost(picked)
         if padded and elapsed_s / padded > (self._seconds_per_cost or 0.0):
             self._seconds_per_cost = smoothed(self._seconds_per_cost, elapsed_s / padded)
+
+
+def _padded_cost(picked: Sequence[Entry]) -> int:
+    return max(entry.cost for entry in picked) * len(picked)

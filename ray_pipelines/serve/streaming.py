@@ -1,20 +1,19 @@
 """Generation token by token: what `stream: true`, chats and `details` are made of.
 
 `generate` runs on the device thread as one call; a streamer hands each token to the event loop, with its log
-probability, and as the text that it adds. A stopping criterion ends the generation once nobody listens any more, or
-the request's time is up.
+probability, and as the text that it adds. Once nobody listens any more, or the request's time is up, the call is
+dropped, and with it the generation (`stopping.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
 from ray_pipelines.engine.batching import cost
@@ -111,18 +110,16 @@ async def generate(
         yield listener.ended()
     finally:
         deadline.cancel()
-        listener.stop.set()
         if not task.done():
             task.cancel()
 
 
-class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+class _Listener(BaseStreamer, LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
     """Hears of each token from inside of `generate`, in the device thread."""
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.queue: asyncio.Queue[Token | None] = asyncio.Queue()
-        self.stop = threading.Event()
         self.is_late = False
         self._loop = asyncio.get_running_loop()
         self._tokenizer = runner.steps.pipe.tokenizer
@@ -137,16 +134,12 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
     def run(self, chunk: Mapping[str, Any]) -> Any:
         """Generates from one chunk of model inputs."""
         self._num_prompt_tokens = int(chunk["input_ids"].shape[1])
-        arguments = {"logits_processor": [self._watch_scores], "stopping_criteria": [self._is_stopped]}
-        return self.runner.steps.with_generation_arguments(streamer=self, **arguments).forward(chunk)
+        steps = self.runner.steps.with_generation_arguments(streamer=self, logits_processor=[self._watch_scores])
+        return steps.forward(chunk)
 
     def _watch_scores(self, input_ids: Any, scores: Any) -> Any:
         self._scores = scores
         return scores
-
-    def _is_stopped(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        ends = self.stop.is_set()
-        return torch.full((input_ids.shape[0],), ends, dtype=torch.bool, device=input_ids.device)
 
     def put(self, value: Any) -> None:
         """One token; first the prompt."""
@@ -166,7 +159,6 @@ class _Listener(BaseStreamer, LogitsProcessor, StoppingCriteria):  # type: ignor
     def expire(self) -> None:
         """The time is up, whether the generation runs or still waits for the device."""
         self.is_late = True
-        self.stop.set()
         self.put_end()
 
     def put_end(self) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "left_out_of",
     "read_unit",
     "read_units",
+    "sample_of",
     "sample_schema",
     "units_of_file",
 ]
@@ -90,8 +91,7 @@ def sample_schema(
     Raises:
         ConfigError: None of them can be read, or their columns have types that do not go together.
     """
-    step = max(1, len(files) // SAMPLE_FILES)
-    chosen = files[::step][:SAMPLE_FILES]
+    chosen = sample_of(files)
     with ThreadPoolExecutor(THREADS) as threads:
         sample = partial(READERS[read_format].sample_schema, filesystem=filesystem)
         found = list(threads.map(lambda file: attempt("read", partial(sample, file)), chosen))
@@ -107,6 +107,11 @@ def sample_schema(
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
+
+
+def sample_of(files: Sequence[SourceFile]) -> Sequence[SourceFile]:
+    """Some of the files, from all over them."""
+    return files[:: max(1, len(files) // SAMPLE_FILES)][:SAMPLE_FILES]
 
 
 def check_partitions(files: Sequence[SourceFile], schema: pa.Schema) -> None:
