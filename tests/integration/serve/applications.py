@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -13,7 +14,11 @@ from ray.serve import Application
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.serve.application import PipelineReplica, app
 
-DEADLY, SLOW, SLOWER = "deadly", "slow", "slower"
+DEADLY, SLOW = "deadly", "slow"
+UNTIL = "until "
+"""How the text of a row begins that waits until the file exists whose path follows."""
+WAITS = "waits"
+"""A file beside it, which says that rows wait."""
 
 
 class DeadlyReplica(PipelineReplica):
@@ -24,12 +29,22 @@ class DeadlyReplica(PipelineReplica):
         texts = columns["text"].to_pylist() if "text" in columns.column_names else []
         if DEADLY in texts:
             os.kill(os.getpid(), signal.SIGKILL)
-        if any(text is not None and text.startswith(SLOW) for text in texts):
+        if any(text is not None and text.startswith((SLOW, UNTIL)) for text in texts):
             # They wait, as rows do that have no turn yet.
             self.endpoint.blocks.num_rows += len(texts)
-            await asyncio.sleep(3 if any(text is not None and text.startswith(SLOWER) for text in texts) else 0.3)
+            await asyncio.sleep(0.3)
+            for text in texts:
+                if text is not None and text.startswith(UNTIL):
+                    await exists(Path(text.removeprefix(UNTIL)))
             self.endpoint.blocks.num_rows -= len(texts)
         return await super().run_rows(batch)
+
+
+async def exists(path: Path) -> None:
+    """Waits until a file exists, and writes one beside it that says so."""
+    path.with_name(WAITS).touch()
+    while not path.exists():
+        await asyncio.sleep(0.1)
 
 
 def application(model: str, **settings: Any) -> Application:
