@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 __all__ = [
     "HIDDEN_MASK",
     "MASK",
+    "OF_TOKENS",
     "PADDED_WITH_ONE",
     "PADDED_WITH_ZERO",
     "Padding",
@@ -38,6 +39,8 @@ __all__ = [
 MASK, HIDDEN_MASK = "attention_mask", "unpadded_attention_mask"
 PADDED_WITH_ZERO = (MASK, "token_type_ids", "mm_token_type_ids")
 PADDED_WITH_ONE = ("special_tokens_mask", "p_mask")
+OF_TOKENS = ("input_ids", "position_ids", HIDDEN_MASK, *PADDED_WITH_ZERO, *PADDED_WITH_ONE)
+"""Model inputs with a value for each token of a text."""
 MAX_PADDED = 1.5
 FREE_PADDING = 1 / 16
 SEQUENCES = ("input_ids", "input_values", "input_features")

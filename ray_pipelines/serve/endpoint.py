@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from ray_pipelines import tasks
-from ray_pipelines.engine.batching import HIDDEN_MASK
+from ray_pipelines.engine.batching import OF_TOKENS
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
@@ -43,7 +43,6 @@ EMBEDDING = {"pooling": "mean", "truncation": True}
 """How texts become one vector each, where the endpoint's own parameters do not say."""
 DRAWN = ("image-segmentation", "mask-generation", "text-to-audio")
 """Tasks of whose results the answer's pictures and recordings are yet to be made."""
-TOKEN_AXES = ("input_ids", "attention_mask", HIDDEN_MASK, "token_type_ids", "mm_token_type_ids", "position_ids")
 
 
 class Endpoint:
@@ -356,7 +355,7 @@ def _last_tokens(chunk: dict[str, Any], num_tokens: int) -> dict[str, Any]:
     ids = chunk.get("input_ids")
     if ids is None or ids.shape[1] <= num_tokens:
         return chunk
-    cut = {name: chunk[name][:, -num_tokens:] for name in TOKEN_AXES if name in chunk}
+    cut = {name: chunk[name][:, -num_tokens:] for name in OF_TOKENS if name in chunk}
     if "prompt_length" in chunk:
         cut["prompt_length"] = torch.tensor([num_tokens])
     return {**chunk, **cut}

@@ -18,14 +18,7 @@ from typing import Any
 
 import torch
 
-from ray_pipelines.engine.batching import (
-    HIDDEN_MASK,
-    MASK,
-    PADDED_WITH_ONE,
-    PADDED_WITH_ZERO,
-    hide_mask,
-    restore_mask,
-)
+from ray_pipelines.engine.batching import OF_TOKENS, hide_mask, restore_mask
 from ray_pipelines.engine.lengths import generation_settings
 from ray_pipelines.engine.pipelines._generated import KnowsPadding, ends_look_like_padding, have_same_logits
 
@@ -40,8 +33,6 @@ SEE_PADDING = {
     "watermarking_config": None,
 }
 """Parameters whose rules see the padding before a prompt, with the values that do nothing."""
-OF_TOKENS = ("input_ids", MASK, HIDDEN_MASK, *PADDED_WITH_ZERO, *PADDED_WITH_ONE)
-"""Model inputs with a value for each token."""
 TEXTS = ("text", "prompt_text")
 """What goes with a prompt for its records only."""
 
