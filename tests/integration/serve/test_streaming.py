@@ -89,7 +89,7 @@ def test_a_request_has_one_deadline_for_all_of_its_parts(slow: str, path: str, b
     before = num_steps_when_idle(slow)
     start_s = time.monotonic()
     assert httpx2.post(slow + path, json=body, timeout=60).status_code == 504
-    assert time.monotonic() - start_s < 4.5
+    assert time.monotonic() - start_s < 8
     assert num_steps_when_idle(slow) - before < 300
 
 
