@@ -159,7 +159,11 @@ def advice(figures: Figures) -> str:
         return f"{cheaper}, if its results are close enough for you; {busy}, in float32."
     if figures.device_busy > 0.5:
         return f"workers.concurrency: more workers on more machines; {busy}, so only more devices make it faster."
-    return f"{'workers.num_cpus: raise it' if figures.device != 'cpu' else 'read.limit: none'}; {busy}."
+    if figures.device != "cpu":
+        return f"workers.num_cpus: raise it; {busy}."
+    longest = max(seconds, key=lambda step: seconds[step])
+    share = _ratio(seconds[longest], sum(seconds.values()))
+    return f"workers.concurrency: more workers on more machines; {longest} takes the most time, {share:.0%}."
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -57,6 +57,11 @@ def test_padding_and_shares_are_parts_of_their_whole() -> None:
         ({"num_extra_forwards": 9}, "batch.max_size"),
         ({"idle_s": 9.0}, "read.rows_per_block"),
         ({"device": "cuda", "preprocess_s": 20.0}, "workers.stages"),
+        ({"device": "cuda", "write_s": 20.0, "worker_s": 40.0}, "workers.num_cpus"),
+        (
+            {"write_s": 20.0, "worker_s": 40.0},
+            "workers.concurrency: more workers on more machines; write takes the most",
+        ),
     ],
 )
 def test_advice_names_the_setting_that_costs_most(changes: dict[str, object], setting: str) -> None:
