@@ -258,8 +258,9 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
     out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB")
     for name, part in job.parts.items():
         columns = ", ".join(f"{field} ← {column}" for field, column in split_inputs(source.inputs[name])[0].items())
-        out.print(f"  runs   {part.task} with {part.model.name or 'the default model'} ({columns}) → {name}")
-    out.print(f"  writes {job.write.format} to {job.write.path}")
+        line = f"  runs   {part.task} with {part.model.name or 'the default model'} ({columns}) → {name}"
+        out.print(escape(line))
+    out.print(escape(f"  writes {job.write.format} to {job.write.path}"))
 
 
 @command()

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from ray_pipelines.report.html import duration
 from ray_pipelines.report.plan import JobPlan
+from ray_pipelines.report.values import one_line
 
 __all__ = ["plan_table", "sample_table"]
-
-MAX_CHARS = 70
-AUDIO_RATE = 16_000
 
 
 def sample_table(plan: JobPlan) -> Table:
@@ -25,10 +22,12 @@ def sample_table(plan: JobPlan) -> Table:
         table.add_column(name, overflow="fold")
     for sample in plan.samples:
         named = len(sample.inputs) > 1
-        inputs = [f"{name}: {described(value)}" if named else described(value) for name, value in sample.inputs.items()]
+        inputs = [
+            f"{name}: {_described(value)}" if named else _described(value) for name, value in sample.inputs.items()
+        ]
         place = sample.place.rpartition("/")[2]
         results = [
-            f"{name}: {described(value)}" if name else described(value) for name, value in sample.results.items()
+            f"{name}: {_described(value)}" if name else _described(value) for name, value in sample.results.items()
         ]
         table.add_row(escape(place), escape("\n".join(inputs)), escape("\n".join(results)))
     return table
@@ -65,23 +64,8 @@ def plan_table(plan: JobPlan) -> Table:
     return table
 
 
-def described(value: Any) -> str:
-    """A value in one line: texts cut, pictures by size, recordings by length.
-
-    >>> described([{"label": "good", "score": 0.98765}])
-    'good 0.988'
-    """
-    if isinstance(value, np.ndarray):
-        return f"{len(value) / AUDIO_RATE:.1f} s of audio" if value.ndim == 1 else f"array {value.shape}"
-    if hasattr(value, "size") and hasattr(value, "mode"):
-        return f"picture, {value.size[0]} × {value.size[1]} pixels"
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    if isinstance(value, list) and value and isinstance(value[0], dict) and "label" in value[0] and "score" in value[0]:
-        return _cut(", ".join(f"{item['label']} {item['score']:.3f}" for item in value[:3]))
-    if value is None:
-        return "nothing: the row failed, or is null"
-    return _cut(str(value))
+def _described(value: Any) -> str:
+    return "nothing: the row failed, or is null" if value is None else one_line(value)
 
 
 def _memory(plan: JobPlan) -> str:
@@ -98,13 +82,8 @@ def _failed(plan: JobPlan) -> str:
     if not plan.trial.reasons:
         return "all of them well"
     reason, count = Counter(plan.trial.reasons).most_common(1)[0]
-    return f"[red]{len(plan.trial.reasons):,} failed[/], most often {count:,} x {escape(_cut(reason))}"
+    return f"[red]{len(plan.trial.reasons):,} failed[/], most often {count:,} x {escape(one_line(reason))}"
 
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**28 else f"{num_bytes / 2**20:,.1f} MiB"
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ray_pipelines.errors import RowError, attempt
+from ray_pipelines.report.values import AUDIO_RATE, as_text, dimensions, generated_texts, scored
 
 __all__ = ["Sample", "card"]
 
@@ -24,7 +24,6 @@ MAX_CHARS = 600
 MAX_PICTURE_PIXELS = 320
 MAX_PICTURES = 4
 MAX_AUDIO_S = 8
-AUDIO_RATE = 16_000
 MAX_LABELS = 5
 MAX_MEDIA_BYTES = 400_000
 """Of one picture or recording; what is larger after it was made smaller is left out."""
@@ -101,20 +100,16 @@ def _shown(value: Any) -> str:
         return "".join(_picture(item, "input") for item in value[:MAX_PICTURES])
     if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == 1:
         return _audio(value, AUDIO_RATE)
-    return f"<p>{escape(_cut(_as_text(value)))}</p>"
+    return f"<p>{escape(_cut(as_text(value)))}</p>"
 
 
 def _result(value: Any) -> str:
     """A result: labels as bars, texts as texts, pictures and sounds as themselves, the rest as JSON."""
     shown = attempt("postprocess", partial(_known_result, value))
-    return f"<pre>{escape(_cut(_as_text(value)))}</pre>" if isinstance(shown, RowError) or shown is None else shown
+    return f"<pre>{escape(_cut(as_text(value)))}</pre>" if isinstance(shown, RowError) or shown is None else shown
 
 
 def _known_result(value: Any) -> str | None:
-    if isinstance(value, Mapping) and isinstance(value.get("labels"), list) and "scores" in value:
-        value = [
-            {"label": label, "score": score} for label, score in zip(value["labels"], value["scores"], strict=True)
-        ]
     if isinstance(value, Mapping) and "audio" in value and "sampling_rate" in value:
         return _audio(np.asarray(value["audio"], dtype=np.float32), int(value["sampling_rate"]))
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
@@ -122,36 +117,27 @@ def _known_result(value: Any) -> str | None:
     if isinstance(value, Mapping) and "predicted_depth" in value:
         height, width = value["predicted_depth"]["shape"][-2:]
         return f"<p>{int(width)} × {int(height)} depths</p>"
-    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
-        return f"<blockquote>{escape(_cut(value['text']))}</blockquote>"
+    if texts := generated_texts(value):
+        return "".join(f"<blockquote>{escape(_cut(text))}</blockquote>" for text in texts[:MAX_LABELS])
+    if labels := scored(value):
+        return _labels(labels)
     if not isinstance(value, list) or not value:
         return None
     if isinstance(value[0], float) or (isinstance(value[0], list) and value[0] and isinstance(value[0][0], float)):
-        return f"<p>{_dimensions(value)} vector: <code>{escape(_cut(_as_text(value), 120))}</code></p>"
-    if not isinstance(value[0], Mapping):
-        return None
-    for name in ("generated_text", "summary_text", "translation_text"):
-        if isinstance(value[0].get(name), str):
-            return "".join(f"<blockquote>{escape(_cut(item[name]))}</blockquote>" for item in value[:MAX_LABELS])
-    key = next((key for key in ("label", "answer", "word", "token_str") if value[0].get(key) is not None), None)
-    if key is not None or "mask" in value[0]:
-        return _labels(value, key)
+        return f"<p>{dimensions(value)} vector: <code>{escape(_cut(as_text(value), 120))}</code></p>"
     return None
 
 
-def _labels(rows: list[Mapping[str, Any]], name: str | None) -> str:
+def _labels(labels: list[tuple[str, float | None]]) -> str:
     shown = []
-    for row in rows[:MAX_LABELS]:
-        text, score = str(row[name]) if name else "mask", row.get("score")
-        group = row.get("entity_group") or row.get("entity")
-        text += f" · {group}" if group else ""
-        width = min(max(float(score), 0.0), 1.0) if score is not None else 0.0
+    for text, score in labels[:MAX_LABELS]:
+        width = min(max(score, 0.0), 1.0) if score is not None else 0.0
         number = f"{score:.3f}" if score is not None else ""
         shown.append(
             f'<li><span class="fill" style="width:{width:.1%}"></span><span>{escape(_cut(text, 80))}</span>'
             f"<b>{number}</b></li>"
         )
-    more = f'<li class="more">and {len(rows) - MAX_LABELS:,} more</li>' if len(rows) > MAX_LABELS else ""
+    more = f'<li class="more">and {len(labels) - MAX_LABELS:,} more</li>' if len(labels) > MAX_LABELS else ""
     return f'<ul class="labels">{"".join(shown)}{more}</ul>'
 
 
@@ -190,33 +176,6 @@ def _audio(samples: np.ndarray, rate: int) -> str:
         return f"<p>a recording of {note}</p>"
     source = base64.b64encode(data).decode()
     return f'<audio controls preload="none" src="data:audio/wav;base64,{source}"></audio><p class="note">{note}</p>'
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    return json.dumps(_plain(value), ensure_ascii=False, default=str)
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """`value` without what is long: bytes as their number, lists cut, numbers rounded."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value[:8]] + (["…"] if len(value) > 8 else [])
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def _dimensions(value: Any) -> str:
-    sizes = []
-    while isinstance(value, list):
-        sizes.append(f"{len(value):,}")
-        value = value[0] if value else None
-    return " × ".join(sizes)
 
 
 def _cut(text: str, limit: int = MAX_CHARS) -> str:

@@ -27,6 +27,7 @@ from rich.table import Table
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.html import duration
 from ray_pipelines.report.metrics import Progress, RunReport
+from ray_pipelines.report.values import one_line
 
 __all__ = ["DEAD_LETTERS_LINE", "filtered_stderr", "live_progress", "prediction_table", "summary_table"]
 
@@ -140,16 +141,17 @@ def live_progress(console: Console) -> Iterator[ProgressDisplay]:
 
 def summary_table(report: RunReport, path: str) -> Table:
     """The figures of a run."""
-    table = Table(title=f"{report.provenance['task']} with {report.provenance['model']}", show_header=False)
+    shown_path = escape(path)
+    table = Table(title=escape(f"{report.provenance['task']} with {report.provenance['model']}"), show_header=False)
     table.add_column(style="bold")
     table.add_column()
     before = f", {report.num_rows_before:,} of them by an earlier, interrupted run" if report.num_rows_before else ""
     table.add_row("rows", f"{report.num_rows:,}{before}")
-    table.add_row("results", f"{report.num_results:,}  in {path}/results/")
+    table.add_row("results", f"{report.num_results:,}  in {shown_path}/results/")
     if report.num_errors:
-        table.add_row("dead letters", f"[red]{report.num_errors:,}[/]  in {path}/dead_letters/")
+        table.add_row("dead letters", f"[red]{report.num_errors:,}[/]  in {shown_path}/dead_letters/")
         for reason, count in report.reasons.items():
-            table.add_row("", f"{count:,} x {reason}")
+            table.add_row("", escape(f"{count:,} x {reason}"))
     for name, count in list(report.left_out.items())[:SHOWN_LEFT_OUT]:
         table.add_row(
             "left out", f"[red]{escape(name)}[/], in {count:,} row(s): no sampled row has it, so no column does"
@@ -172,7 +174,7 @@ def summary_table(report: RunReport, path: str) -> Table:
         table.add_row("agreement", str(report.agreement))
     table.add_row("workers", report.plan)
     table.add_row("run", str(report.provenance["run_id"]))
-    table.add_row("report", f"{path}/report.html")
+    table.add_row("report", f"{shown_path}/report.html")
     return table
 
 
@@ -205,19 +207,7 @@ def prediction_table(rows: list[dict[str, Any]], title: str = "the first predict
     table = Table(title=title)
     names = list(rows[0]) if rows else []
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(escape(name), overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in names))
+        table.add_row(*("" if row[name] is None else escape(one_line(row[name], MAX_CELL_CHARS)) for name in names))
     return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bytes):
-        return f"({len(value):,} bytes)"
-    if isinstance(value, list) and value and isinstance(value[0], dict) and set(value[0]) == {"label", "score"}:
-        text = ", ".join(f"{label['label']} {label['score']:.3f}" for label in value[:3])
-    elif isinstance(value, list) and value and isinstance(value[0], float):
-        text = f"[{', '.join(f'{number:.3f}' for number in value[:4])}, … {len(value)} values]"
-    else:
-        text = str(value)
-    return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"

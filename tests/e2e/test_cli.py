@@ -43,7 +43,7 @@ def command(*arguments: str, **further: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def job_file(model: Model, tmp_path: Path) -> Path:
-    rows = [{"review": f"row {n}"} for n in range(20)] + [{"review": None}]
+    rows = [{"review": f"row {n} [/b]"} for n in range(20)] + [{"review": None}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values: dict[str, Any] = {
         "task": "sentiment-analysis",
@@ -59,7 +59,7 @@ def job_file(model: Model, tmp_path: Path) -> Path:
 def test_run_with_a_dead_letter_exits_with_3(job_file: Path) -> None:
     done = command("run", str(job_file))
     assert done.returncode == 3, done.stdout + done.stderr
-    for expected in ("dead letters", "1 x decode: InvalidInput", "rows/s", "the first predictions", "row 0"):
+    for expected in ("dead letters", "1 x decode: InvalidInput", "rows/s", "the first predictions", "row 0 [/b]"):
         assert expected in done.stdout
     assert "core_worker" not in done.stderr and "Traceback" not in done.stderr
     report = json.loads((job_file.parent / "out/report.json").read_text())
