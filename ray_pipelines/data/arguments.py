@@ -141,6 +141,9 @@ def pipeline(
         else:
             instances[name] = value
     problems: list[str] = []
+    if "model" in instances and not hasattr(model, "config"):
+        kind = type(model).__name__
+        problems.append(f"model: expected a hub id, a folder or a model; got a {kind}. Of a pipeline, pass its parts.")
     if batch_size is not None:
         batch = {**_as_dict(batch), "max_size": batch_size}
     own_workers: dict[str, Any] = {

@@ -132,10 +132,9 @@ class PipelineSpec:
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: The model's name cannot be resolved.
         """
-        from ray_pipelines.data.stages import apply_stages
+        from ray_pipelines.data.stages import apply_stages, column_names
 
-        schema = dataset.schema()
-        mapped = self.mapped_inputs(list(schema.names) if schema is not None else None, inputs)
+        mapped = self.mapped_inputs(column_names(dataset), inputs)
         return apply_stages(dataset, *self.setup_and_plan(dataset, mapped, prediction_type))
 
     def setup_and_plan(

@@ -24,9 +24,24 @@ from ray_pipelines.errors import ConfigError, RowError, attempt
 if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
 
-__all__ = ["apply_stages", "inferred_type"]
+__all__ = ["apply_stages", "column_names", "inferred_type"]
 
 SAMPLE_ROWS = 16
+
+
+def column_names(dataset: Dataset) -> list[str] | None:
+    """The columns of a dataset; None where Ray does not know them.
+
+    Raises:
+        TypeError: It is no dataset of Ray.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset: expected a ray.data.Dataset; got a {type(dataset).__name__}. Items of this program go "
+            "through run(items), here and now, or map(items), on the cluster."
+        )
+    schema = dataset.schema()
+    return list(schema.names) if schema is not None else None
 
 
 def apply_stages(dataset: Dataset, setup: AnySetup, plan: WorkerPlan) -> Dataset:

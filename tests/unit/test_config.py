@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -237,7 +238,7 @@ def test_what_a_job_says_of_workers_is_said_once() -> None:
     with pytest.raises(rp.ConfigError, match="timeout_s: is given twice"):
         rp.pipeline("fill-mask", model="m", workers={"serve": "app", "timeout_s": 3}, timeout_s=4)
     with pytest.raises(rp.ConfigError, match="which no application serves"):
-        rp.pipeline("fill-mask", model=object(), workers="serve://app")
+        rp.pipeline("fill-mask", model=SimpleNamespace(config=None), workers="serve://app")
 
 
 SEVERAL: dict[str, Any] = {

@@ -73,6 +73,18 @@ def test_table_is_refused_as_its_columns_are_no_items(spec: rp.PipelineSpec, tab
             one.run(table)
 
 
+def test_items_in_place_of_a_dataset_are_refused_with_what_to_do(spec: rp.PipelineSpec) -> None:
+    several = rp.pipelines({"one": spec, "two": spec})
+    for call in (spec, several):
+        with pytest.raises(TypeError, match=r"expected a ray.data.Dataset; got a list.*run\(items\).*map\(items\)"):
+            call(["a row"])  # type: ignore[arg-type]
+
+
+def test_model_is_a_name_or_a_model() -> None:
+    with pytest.raises(rp.ConfigError, match="model: expected a hub id, a folder or a model; got a int"):
+        rp.pipeline("text-classification", model=3)
+
+
 def test_column_of_a_table_is_a_list_of_items(spec: rp.PipelineSpec) -> None:
     expected = spec.run(["a", None, "b c"])
     texts = pa.array(["a", None, "b c"])
