@@ -10,7 +10,10 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from pydantic import BaseModel
 
 from ray_pipelines import tasks
 from ray_pipelines.errors import ConfigError
@@ -105,7 +108,12 @@ class RequestParameters:
 
 def parameter_names(task: Task) -> tuple[str, ...]:
     """The parameters of `task` that a client may set, by their own names."""
-    return tuple(name for name, field in task.parameters.model_fields.items() if not _is_denied(name, field.annotation))
+    return _settable(task.parameters)
+
+
+@lru_cache
+def _settable(parameters: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(name for name, field in parameters.model_fields.items() if not _is_denied(name, field.annotation))
 
 
 def client_parameters(
