@@ -230,10 +230,13 @@ class _Mapping:
 
     # --- inputs
 
-    def _mapped(self, columns: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    def _mapped(self, columns: list[Any]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of inputs to columns or constants, and the columns that are needed."""
-        mapped = self.spec.mapped_inputs(columns, self.inputs)
-        return mapped, self.spec.columns_of(mapped)
+        mapped = self.spec.mapped_inputs([name for name in columns if isinstance(name, str)], self.inputs)
+        needed = self.spec.columns_of(mapped)
+        if several := [name for name in needed if columns.count(name) > 1]:
+            raise ConfigError(f'data: has {columns.count(several[0])} columns "{several[0]}". Rename all but one.')
+        return mapped, needed
 
     def _packed(self, items: Sequence[Any]) -> pa.Table:
         return _packed([self.spec.columns_of_item(item) for item in items])

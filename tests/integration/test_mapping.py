@@ -179,6 +179,11 @@ def test_wrong_data_and_columns_are_refused_by_name(spec: rp.PipelineSpec) -> No
         spec.map(["a"], text="review")  # type: ignore[call-overload]
     with pytest.raises(rp.ConfigError, match='already has a column "prediction"'):
         spec.map(pd.DataFrame({"text": ["a"], "prediction": [1]}))
+    with pytest.raises(rp.ConfigError, match='has no column "text"'):
+        spec.map(pd.DataFrame([["a", "b"]]))
+    for twice in (pd.DataFrame([["a", "b"]], columns=["text", "text"]), pa.table([["a"], ["b"]], ["text", "text"])):
+        with pytest.raises(rp.ConfigError, match='has 2 columns "text"'):
+            spec.map(twice)
 
 
 def test_columns_that_look_like_ours_are_never_unpickled(spec: rp.PipelineSpec) -> None:
