@@ -7,11 +7,13 @@ how much that varied, follow the speed, the time and the GPU-hours of the whole,
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.csv
 
 from ray_pipelines.config import Job
 from ray_pipelines.data.execute import job_error, setup_of_job, spec_of_job
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.resources import WorkerPlan
     from ray_pipelines.data.several import AnySetup
 
-__all__ = ["foretell", "plan_job", "sample_tables"]
+__all__ = ["estimated_rows", "foretell", "plan_job", "sample_tables"]
 
 SAMPLED_FILES = 4
 SHOWN_ROWS = 3
@@ -74,7 +76,7 @@ def plan_job(job: Job, num_rows: int = 256) -> JobPlan:
     setup = setup_of_job(spec, source, workers, rows, prediction_type)
     workers = plan_chunks(rows, setup, workers, nodes, known)
     trial, results = _try(dataclasses.replace(setup, is_counted=True), workers, tables, num_rows)
-    total = known if known is not None else _estimated_rows(source, tables, job)
+    total = known if known is not None else estimated_rows(source, tables, job.read.limit)
     forecast = foretell(trial, workers, total, sum(node.num_cpus for node in nodes))
     if forecast is not None:
         save_forecast(job, forecast)
@@ -226,9 +228,10 @@ def _samples(tables: Sequence[pa.Table], results: Sequence[Any], job: Job, sourc
     return tuple(samples)
 
 
-def _estimated_rows(source: Input, tables: Sequence[pa.Table], job: Job) -> int | None:
-    """About how many rows there are, from the bytes of the files and of the sampled rows."""
-    num_rows, num_bytes = sum(table.num_rows for table in tables), sum(table.nbytes for table in tables)
+def estimated_rows(source: Input, tables: Sequence[pa.Table], limit: int | None = None) -> int | None:
+    """About how many rows a job has, from the bytes of the files and of the sampled rows; `limit` at most."""
+    num_rows = sum(table.num_rows for table in tables)
+    num_bytes = sum(_stored_bytes(table.select(source.schema.names), source.read_format) for table in tables)
     sampled = {path for table in tables for path in table[SOURCE_COLUMN].unique().to_pylist()}
     if num_rows and all(table.num_rows == 1 for table in tables):
         estimate = len(source.files)
@@ -236,7 +239,18 @@ def _estimated_rows(source: Input, tables: Sequence[pa.Table], job: Job) -> int 
         return None
     else:
         estimate = max(num_rows, round(sum(file.num_bytes for file in source.files) / (num_bytes / num_rows)))
-    return min(estimate, job.read.limit) if job.read.limit is not None else estimate
+    return estimate if limit is None else min(estimate, limit)
+
+
+def _stored_bytes(table: pa.Table, read_format: str) -> int:
+    """About how many bytes of a file rows take."""
+    if read_format == "jsonl":
+        return sum(len(json.dumps(row, ensure_ascii=False, default=str).encode()) + 1 for row in table.to_pylist())
+    if read_format == "csv":
+        file = pa.BufferOutputStream()
+        pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False, quoting_style="needed"))
+        return int(file.getvalue().size)
+    return int(table.nbytes)
 
 
 def _spread(files: Sequence[Any], count: int) -> list[Any]:
