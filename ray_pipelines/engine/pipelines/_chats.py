@@ -7,6 +7,7 @@ row's own prompt and its own end.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -54,6 +55,8 @@ class ChatSteps(PromptSteps):
             InvalidInput: It holds a medium of a kind that the model does not take, which transformers leaves out.
         """
         self._check_kinds(inputs)
+        # Processors leave what belongs to one row in the dictionaries that they are given.
+        parameters = copy.deepcopy(parameters)
         named = with_named_videos(inputs)
         if isinstance(inputs, list):
             encoded = {**super().preprocess(self.chat_class(named), **parameters), "text": _texts_of(inputs)}

@@ -144,6 +144,14 @@ def test_arguments_of_generate_reach_it_when_they_come_later(
     assert result != rp.pipeline(task, model("llava"), device="cpu", max_new_tokens=8, do_sample=False).run([item])[0]
 
 
+@each_task
+def test_rows_leave_nothing_in_the_arguments_of_the_processor(model: Model, task: str) -> None:
+    chat = [_message("user", "What is this?", image())]
+    row = {"text": "<image>What?", "images": image()}
+    spec = rp.pipeline(task, model("llava"), device="cpu", processor_kwargs={"do_convert_rgb": True}, **SHORT)
+    assert spec.run([chat, row, chat], on_error="raise") == [spec.run([item])[0] for item in (chat, row, chat)]
+
+
 def test_media_that_look_like_tokens_stay_whole() -> None:
     tokens, media = torch.arange(8).view(2, 4), torch.arange(8).view(2, 4, 1)
     batch = {"input_ids": tokens, "pixel_values": media, "prompt_length": torch.tensor([2, 4])}
