@@ -40,16 +40,30 @@ class MultimodalParameters(ReplyParameters):
         dict[str, Any] | None, pydantic.Field(description="Arguments of the model's processor, e.g. {padding: true}.")
     ] = None
     generate_kwargs: Annotated[
-        dict[str, Any] | None, pydantic.Field(description="Further arguments of `generate` that have no name here.")
+        dict[str, Any] | None,
+        pydantic.Field(
+            description="Further arguments of `generate`; those that have a name here are the same as by themselves."
+        ),
     ] = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _by_their_own_names(cls, values: Any) -> Any:
+        """Takes the parameters out of `generate_kwargs` that are parameters by themselves too."""
+        nested = values.get("generate_kwargs") if isinstance(values, Mapping) else None
+        if not isinstance(nested, Mapping):
+            return values
+        named = {name: value for name, value in nested.items() if name in GenerationParameters.model_fields}
+        for name in sorted(named):
+            if values.get(name) is not None:
+                raise ValueError(f"generate_kwargs.{name}: is set by itself too. Drop one of them.")
+        others = {name: value for name, value in nested.items() if name not in named}
+        return {**values, **named, "generate_kwargs": others or None}
 
     @pydantic.model_validator(mode="after")
     def _names_each_once(self) -> MultimodalParameters:
         if self.return_tensors and "return_full_text" in self.model_fields_set:
             raise ValueError("return_full_text: cannot be set where results are token ids. Drop it.")
-        for name in self.generate_kwargs or {}:
-            if name in GenerationParameters.model_fields:
-                raise ValueError(f"generate_kwargs.{name}: is a parameter of its own. Set {name} instead.")
         return self
 
 

@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_read_fails_alone(model: Model, row: Any, message: 
     ("task", "parameters", "message"),
     [
         ("any-to-any", {"generation_mode": "audio"}, "generation_mode: expected 'text' or 'image'; got 'audio'"),
-        ("image-text-to-text", {"generate_kwargs": {"top_k": 3}}, "generate_kwargs.top_k: is a parameter of its own"),
+        ("image-text-to-text", {"top_k": 2, "generate_kwargs": {"top_k": 3}}, "top_k: is set by itself too"),
         ("image-text-to-text", {"return_tensors": True, "return_full_text": False}, "return_full_text: cannot be set"),
     ],
 )
@@ -150,6 +150,17 @@ def test_rows_leave_nothing_in_the_arguments_of_the_processor(model: Model, task
     row = {"text": "<image>What?", "images": image()}
     spec = rp.pipeline(task, model("llava"), device="cpu", processor_kwargs={"do_convert_rgb": True}, **SHORT)
     assert spec.run([chat, row, chat], on_error="raise") == [spec.run([item])[0] for item in (chat, row, chat)]
+
+
+@each_task
+def test_arguments_of_generate_are_the_same_in_a_dictionary(model: Model, task: str) -> None:
+    arguments = {"max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2, "stop_strings": ["zz"]}
+    item = {"text": "<image>What is this?", "images": image()}
+    nested = rp.pipeline(task, model("llava"), device="cpu", generate_kwargs={**arguments, "do_sample": False})
+    alone = rp.pipeline(task, model("llava"), device="cpu", do_sample=False, **arguments)
+    assert nested.run([item], on_error="raise") == alone.run([item], on_error="raise")
+    assert nested._runner().steps.extra_cost == 4
+    assert not nested._runner().steps.is_random
 
 
 def test_media_that_look_like_tokens_stay_whole() -> None:
