@@ -32,7 +32,6 @@ OLD_NAMES: dict[str, dict[str, _Translation]] = {
     },
     "zero-shot-classification": {"multi_class": lambda value, _: {"multi_label": value}},
     "question-answering": {"topk": lambda value, _: {"top_k": value}},
-    "mask-generation": {"output_rle_masks": lambda value, _: {"output_rle_mask": value}},
 }
 
 REPLIES = {
@@ -47,7 +46,12 @@ RETURN_TYPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What each `return_type` means, in the order of the numbers that transformers gives them."""
 
-WITHOUT_EFFECT = {"timeout": "pictures and videos are read before the pipeline sees them."}
+READ_BEFORE = "pictures and videos are read before the pipeline sees them."
+MASKS = "results have the run lengths and the box of each mask."
+WITHOUT_EFFECT = {
+    "mask-generation": dict.fromkeys(("output_rle_mask", "output_rle_masks", "output_bboxes_mask"), MASKS)
+}
+"""Parameters of a task that change nothing, and why; `timeout` is one of all tasks."""
 
 
 def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +66,9 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
         task_name = "translation"
     modern: dict[str, Any] = {}
     for name, value in parameters.items():
-        if name in WITHOUT_EFFECT and task_name in names():
-            warnings.warn(f"parameters.{name} has no effect: {WITHOUT_EFFECT[name]}", UserWarning, stacklevel=3)
+        reason = {"timeout": READ_BEFORE, **WITHOUT_EFFECT.get(task_name, {})}.get(name)
+        if reason is not None and task_name in names():
+            warnings.warn(f"parameters.{name} has no effect: {reason}", UserWarning, stacklevel=3)
             continue
         if name == "return_type" and value is not None and task_name in RETURN_TYPES:
             modern |= _agreed(parameters, name, _of_return_type(RETURN_TYPES[task_name], value))

@@ -171,6 +171,9 @@ def test_old_parameter_names_are_taken_with_a_warning() -> None:
     assert spec.parameters == {"aggregation_strategy": "simple"}
     with pytest.warns(UserWarning, match="timeout has no effect"):
         assert rp.pipeline("object-detection", model="org/model", timeout=5).parameters == {}
+    for name in ("output_rle_mask", "output_rle_masks", "output_bboxes_mask"):
+        with pytest.warns(UserWarning, match=f"{name} has no effect: results have the run lengths"):
+            assert rp.pipeline("mask-generation", model="org/model", **{name: True}).parameters == {}
     with pytest.warns(UserWarning, match="num_workers has no effect"):
         rp.pipeline("ner", model="org/model", num_workers=8)
 
