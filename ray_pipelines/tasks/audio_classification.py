@@ -40,5 +40,6 @@ TASK = Task(
     result_description=RESULT_DESCRIPTION,
     to_item=lambda fields: fields["audio"],
     to_result=to_list,
+    pipeline_class="ray_pipelines.engine.pipelines.audio_classification:AudioClassificationPipeline",
     kept_outputs=("logits",),
 )

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from ray_pipelines.engine.batching import hide_mask, restore_mask
+from ray_pipelines.engine.pipelines._frames import check_length, frames_of
 from ray_pipelines.engine.pipelines._generated import end_tokens, own_length
-from ray_pipelines.errors import InvalidInput
 
 __all__ = ["SpeechRecognitionPipeline"]
 
@@ -54,10 +54,6 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         is_waveform = self.model.main_input_name == "input_values"
         return self.type in CTC and is_waveform and hasattr(self.model, "_get_feat_extract_output_lengths")
 
-    def _num_frames(self, num_samples: torch.Tensor) -> list[int]:
-        lengths = self.model._get_feat_extract_output_lengths(num_samples)
-        return [int(length) for length in lengths]
-
     def preprocess(self, inputs: Any, chunk_length_s: float = 0, stride_length_s: Any = None) -> Iterator[Any]:
         """The chunks of a recording, a single one without `chunk_length_s`.
 
@@ -66,9 +62,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         """
         for chunk in super().preprocess(inputs, chunk_length_s, stride_length_s):
             if self._counts_frames:
-                num_samples = chunk["input_values"].shape[-1]
-                if self._num_frames(torch.tensor([num_samples]))[0] < 1:
-                    raise InvalidInput(f"audio: {num_samples:,} samples are too short for this model.")
+                check_length(self.model, chunk["input_values"].shape[-1])
             yield chunk if self.can_pad else hide_mask(chunk)
 
     def _forward(
@@ -105,7 +99,7 @@ class SpeechRecognitionPipeline(transformers.AutomaticSpeechRecognitionPipeline)
         logits = self.model(**{name: inputs[name], "attention_mask": mask}).logits
         num_frames: Sequence[int | None] = [None] * len(rows)
         if self.can_pad and mask is not None:
-            num_frames = self._num_frames(mask.sum(-1).cpu())
+            num_frames = frames_of(self.model, mask.sum(-1).cpu())
         confidence, tokens = (values.cpu() for values in logits.float().max(dim=-1))
         if self.type == "ctc_with_lm":
             logits = logits.cpu()
