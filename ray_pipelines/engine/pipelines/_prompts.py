@@ -46,6 +46,12 @@ class PromptSteps(KnowsPadding):
         settings = self._generation
         return not ends_look_like_padding(settings) and not settings.get("token_healing")
 
+    def _prepare_generate_kwargs(self, generate_kwargs: dict[str, Any], **overrides: Any) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._prepare_generate_kwargs(generate_kwargs, **overrides)
+        if self._get_set_generation_params(arguments).get("token_healing"):
+            arguments.setdefault("tokenizer", self.tokenizer)
+        return arguments
+
     def prompt(self, encoded: Mapping[str, Any]) -> dict[str, Any]:
         """A prompt's model inputs, ready for a batch.
 

@@ -149,3 +149,11 @@ def test_stop_strings_and_stop_sequence_are_one_thing(model: Model) -> None:
     for stops in ({"stop_strings": ["a", "e"]}, {"stop_sequence": "a", "stop_strings": "e"}):
         spec = rp.pipeline(TASK, model("llama-chat"), device="cpu", do_sample=False, max_new_tokens=20, **stops)
         assert spec.run(["Hello"], on_error="raise") == [expected]
+
+
+def test_token_healing_has_the_tokenizer_that_it_needs(model: Model) -> None:
+    texts = ["hello", "The quick bro", "x"]
+    results = rp.pipeline(TASK, model("gpt2-lm"), token_healing=True, **GREEDY).run(texts, on_error="raise")
+    pipe = transformers.pipeline(TASK, model("gpt2-lm"), device="cpu")
+    arguments = {"do_sample": False, "max_new_tokens": 5, "token_healing": True, "tokenizer": pipe.tokenizer}
+    assert results == [pipe(text, **arguments) for text in texts]
