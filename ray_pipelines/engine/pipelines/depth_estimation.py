@@ -1,4 +1,4 @@
-"""depth-estimation whose picture never divides by zero, and that takes bfloat16."""
+"""depth-estimation whose picture never divides by zero, and that takes bfloat16 and images one pixel high or wide."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class DepthEstimationPipeline(transformers.DepthEstimationPipeline):  # type: ig
         model_outputs["predicted_depth"] = model_outputs["predicted_depth"].float()
         (output,) = self.image_processor.post_process_depth_estimation(model_outputs, [model_outputs["target_size"]])
         depth = output["predicted_depth"].detach().cpu()
+        if depth.ndim < 2:  # Image processors drop axes of length 1.
+            depth = depth.reshape(tuple(model_outputs["target_size"]))
         values = depth.numpy()
         span = values.max() - values.min()
         scaled = (values - values.min()) / span if span > 0 else np.zeros_like(values)

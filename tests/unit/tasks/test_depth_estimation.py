@@ -48,6 +48,13 @@ def test_constant_depth_is_a_black_picture_where_transformers_divides_by_zero(mo
     assert torch.equal(result["predicted_depth"], torch.zeros(6, 8))
 
 
+def test_depth_of_one_pixel_in_height_or_width_has_both_axes(model: Model) -> None:
+    images = [picture(size) for size in ((1, 1), (20, 1), (1, 20))]
+    results = rp.pipeline("depth-estimation", model("dpt"), device="cpu").run(images)
+    for image, result in zip(images, results, strict=True):
+        assert depth_to_array(result).shape == picture_of(result).shape == (image.height, image.width)
+
+
 def test_a_model_in_bfloat16_gives_float32(model: Model) -> None:
     spec = rp.pipeline("depth-estimation", model=model("dpt"), device="cpu", dtype="bfloat16")
     (result,) = spec.run([picture((30, 30))])
