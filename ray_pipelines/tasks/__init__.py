@@ -329,9 +329,15 @@ def require_text(value: Any, field_name: str = "text") -> str:
     """`value` if it is a string.
 
     Raises:
-        InvalidInput: It is not; the message names its type, not its content.
+        InvalidInput: It is not, or is no Unicode text; the message does not say its content.
     """
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"{field_name}: expected Unicode text; got half of a surrogate pair at character {error.start}."
+            ) from None
         return value
     got = "null" if value is None else type(value).__name__
     raise InvalidInput(f"{field_name}: expected a string; got {got}.")

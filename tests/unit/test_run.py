@@ -126,3 +126,9 @@ def test_reason_names_what_was_expected(spec: rp.PipelineSpec, item: object, mes
     (error,) = spec.run([item])
     assert isinstance(error, rp.RowError)
     assert message in error.message
+
+
+def test_half_of_a_surrogate_pair_is_named_and_fails_alone(spec: rp.PipelineSpec) -> None:
+    good, bad = spec.run(["a", "b\ud800"])
+    assert isinstance(good, list)
+    assert bad.message == "text: expected Unicode text; got half of a surrogate pair at character 1."
