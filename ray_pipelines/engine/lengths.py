@@ -55,6 +55,9 @@ def _forward_arguments(pipe: Pipeline) -> dict[str, Any]:
 
 def max_tokens(model: Any) -> int | None:
     """The number of text tokens that the model has absolute positions for, or None where it has no such limit."""
+    if getattr(getattr(model, "config", None), "reset_position_index_per_cell", False):
+        # Of TAPAS, whose positions begin anew in each cell of a table and stay at the last one.
+        return None
     limits = []
     for name, module in model.named_modules():
         if any(tower in name for tower in OTHER_TOWERS):

@@ -133,6 +133,7 @@ TASK = Task(
     to_item=to_item,
     to_result=to_result,
     pipeline_parameters=pipeline_parameters,
+    pipeline_class="ray_pipelines.engine.pipelines.table_question_answering:TableQuestionAnsweringPipeline",
     batched=False,
     splittable=False,
 )

@@ -46,6 +46,21 @@ def test_the_callers_table_stays_as_it_is(model: Model) -> None:
     assert isinstance(row["table"], pd.DataFrame)
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_model_in_bfloat16_answers(model: Model, sequential: bool) -> None:
+    spec = rp.pipeline(TASK, model("tapas-tableqa"), device="cpu", dtype="bfloat16", sequential=sequential)
+    (result,) = spec.run([{"table": TABLE, "query": [QUERY, QUERY]}], on_error="raise")
+    assert len(result) == 2
+
+
+def test_a_table_may_have_more_tokens_than_the_model_has_positions(model: Model) -> None:
+    arguments = {"truncation": False}
+    row = {"table": {"a": ["a word"] * 40, "b": ["1"] * 40}, "query": QUERY}
+    (result,) = rp.pipeline(TASK, model("tapas-tableqa"), device="cpu", **arguments).run([row], on_error="raise")
+    theirs = transformers.pipeline(TASK, model("tapas-tableqa"), device="cpu")(dict(row), **arguments)
+    assert result[0]["answer"] == theirs["answer"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
