@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 from typing import Any
 
@@ -76,8 +77,10 @@ def read_bytes(value: Any, what: str, limits: MediaLimits) -> bytes:
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             value = value["bytes"]
-        elif isinstance(value.get("path"), str):
+        elif isinstance(value.get("path"), str | os.PathLike):
             value = value["path"]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
     elif isinstance(value, str):

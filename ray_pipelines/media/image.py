@@ -59,6 +59,8 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
         array = np.asarray(value)
         if array.dtype.kind not in "uifb":
             raise InvalidInput(f"image: expected an array of numbers; got {array.dtype}.")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InvalidInput("image: expected finite numbers; got NaN or infinity.")
         if array.dtype != np.uint8:
             return value
         value = _image_of_array(array)

@@ -125,7 +125,9 @@ def test_every_form_of_a_picture_gives_the_same_pixels(tmp_path: Path) -> None:
         memoryview(data),
         {"bytes": data, "path": None},
         {"bytes": None, "path": str(path)},
+        {"path": path},
         str(path),
+        path,
         f"file://{path}",
         f"data:image/png;base64,{base64.b64encode(data).decode()}",
         base64.b64encode(data).decode(),
@@ -179,6 +181,7 @@ def test_other_arrays_are_handed_on_untouched(dtype: type) -> None:
         (np.zeros((2, 5, 5, 3), np.uint8), "got uint8"),
         (np.array(["a"]), "array of numbers; got <U1"),
         (np.array([None]), "array of numbers; got object"),
+        (np.full((4, 4, 3), np.nan, np.float32), "finite numbers; got NaN"),
     ],
     ids=lambda value: str(value)[:30],
 )
