@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.pipelines.base import ChunkPipeline
+from transformers.pipelines.base import ChunkPipeline, PipelineException
 
 from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, OptimizeConfig
 from ray_pipelines.engine import optimizations, pipelines
@@ -43,7 +43,16 @@ AUTO_CLASSES = {
     "image_processor": transformers.AutoImageProcessor,
     "processor": transformers.AutoProcessor,
 }
-LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, AttributeError)
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    PipelineException,
+)
 
 
 def load_runner(

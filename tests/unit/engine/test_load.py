@@ -243,3 +243,8 @@ def test_hub_out_of_reach_is_named(tmp_path: Path) -> None:
     questions = [("org/tiny", None, None)]
     (result,) = in_fresh_process(RESOLVE.replace("QUESTIONS", repr(questions)), tmp_path, "http://127.0.0.1:9")
     assert "the hub cannot be reached" in result
+
+
+def test_a_model_without_a_mask_token_is_refused_for_fill_mask(model: Model) -> None:
+    with pytest.raises(rp.ModelLoadError, match="fill-mask: The tokenizer does not define"):
+        rp.pipeline("fill-mask", model=model("gpt2-lm"), device="cpu").run(["a"])
