@@ -1,7 +1,8 @@
 """Parameters that transformers has renamed, that have no use here, or that say the same as another one.
 
-The first two are accepted with a warning that says so. The third are `return_type` and `return_text` of the tasks that
-generate texts, whose results are either texts or token ids: one Arrow type needs one word for that, `return_tensors`.
+The first two are accepted with a warning that says so. The third are `generation_config`, whose fields are parameters
+by themselves, and `return_type` and `return_text` of the tasks that generate texts, whose results are either texts or
+token ids: one Arrow type needs one word for that, `return_tensors`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_pipelines.errors import ConfigError
-from ray_pipelines.tasks import names
+from ray_pipelines.tasks import get, names
+from ray_pipelines.tasks._generation import GenerationParameters
 
 __all__ = ["modern_parameters"]
 
@@ -47,9 +49,12 @@ RETURN_TYPES: dict[str, dict[str, dict[str, Any]]] = {
 """What each `return_type` means, in the order of the numbers that transformers gives them."""
 
 READ_BEFORE = "pictures and videos are read before the pipeline sees them."
+ARRAYS = "results are arrays, not nested lists."
 MASKS = "results have the run lengths and the box of each mask."
 WITHOUT_EFFECT = {
-    "mask-generation": dict.fromkeys(("output_rle_mask", "output_rle_masks", "output_bboxes_mask"), MASKS)
+    "feature-extraction": {"return_tensors": ARRAYS},
+    "image-feature-extraction": {"return_tensors": ARRAYS},
+    "mask-generation": dict.fromkeys(("output_rle_mask", "output_rle_masks", "output_bboxes_mask"), MASKS),
 }
 """Parameters of a task that change nothing, and why; `timeout` is one of all tasks."""
 
@@ -70,6 +75,9 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
         if reason is not None and task_name in names():
             warnings.warn(f"parameters.{name} has no effect: {reason}", UserWarning, stacklevel=3)
             continue
+        if name == "generation_config" and (settings := _of_generation_config(task_name, value)) is not None:
+            modern |= _agreed(parameters, name, settings)
+            continue
         if name == "return_type" and value is not None and task_name in RETURN_TYPES:
             modern |= _agreed(parameters, name, _of_return_type(RETURN_TYPES[task_name], value))
             continue
@@ -85,6 +93,19 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
         warnings.warn(f"parameters.{name} is an old name; taken as {now}.", FutureWarning, stacklevel=3)
         modern |= translated
     return modern
+
+
+def _of_generation_config(task_name: str, value: Any) -> dict[str, Any] | None:
+    """What a `GenerationConfig`, or a mapping in its place, sets; None if it is neither, or the task takes none."""
+    if task_name not in names() or not issubclass(parameters_of := get(task_name).parameters, GenerationParameters):
+        return None
+    settings = value.to_diff_dict() if hasattr(value, "to_diff_dict") else value
+    if not isinstance(settings, Mapping):
+        return None
+    settings = {name: set_to for name, set_to in settings.items() if name != "transformers_version"}
+    apart: frozenset[str] = getattr(parameters_of, "not_of_generation", frozenset())
+    others = {name: settings.pop(name) for name in sorted(apart & settings.keys())}
+    return {**settings, "generate_kwargs": others} if others else settings
 
 
 def _of_return_type(meanings: Mapping[str, dict[str, Any]], value: Any) -> dict[str, Any]:

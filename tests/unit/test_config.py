@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 import yaml
 
 import ray_pipelines as rp
@@ -174,8 +175,24 @@ def test_old_parameter_names_are_taken_with_a_warning() -> None:
     for name in ("output_rle_mask", "output_rle_masks", "output_bboxes_mask"):
         with pytest.warns(UserWarning, match=f"{name} has no effect: results have the run lengths"):
             assert rp.pipeline("mask-generation", model="org/model", **{name: True}).parameters == {}
+    with pytest.warns(UserWarning, match="return_tensors has no effect: results are arrays"):
+        assert rp.pipeline("feature-extraction", model="org/model", return_tensors=True).parameters == {}
     with pytest.warns(UserWarning, match="num_workers has no effect"):
         rp.pipeline("ner", model="org/model", num_workers=8)
+
+
+def test_a_generation_config_is_its_fields() -> None:
+    fields = {"max_new_tokens": 4, "do_sample": False, "top_k": 7}
+    for config in (fields, transformers.GenerationConfig(**fields)):
+        spec = rp.pipeline("text-generation", model="org/model", generation_config=config)
+        assert spec.parameters == fields
+        asked = rp.pipeline("vqa", model="org/model", generation_config=config, top_k=2)
+        shared = {"max_new_tokens": 4, "do_sample": False}
+        assert asked.parameters == {**shared, "top_k": 2, "generate_kwargs": {"top_k": 7}}
+    with pytest.raises(rp.ConfigError, match="generation_config: means max_new_tokens=4, which is given as 5"):
+        rp.pipeline("text-generation", model="org/model", generation_config=fields, max_new_tokens=5)
+    with pytest.raises(rp.ConfigError, match="generation_config: unknown name"):
+        rp.pipeline("text-classification", model="org/model", generation_config=fields)
 
 
 @pytest.mark.filterwarnings("ignore:parameters.* is an old name:FutureWarning")
