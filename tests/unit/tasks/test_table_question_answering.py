@@ -53,6 +53,15 @@ def test_a_model_in_bfloat16_answers(model: Model, sequential: bool) -> None:
     assert len(result) == 2
 
 
+def test_a_table_that_is_cut_otherwise_for_each_of_sequential_questions_is_named(model: Model) -> None:
+    table = {"a": ["Transformers", "Datasets", "Tokenizers"], "b": ["36542", "4512", "3934"], "c": ["x", "x", "x, y"]}
+    queries = ["How many of all of them are there, or were there?", "Which one?", "Why?"]
+    spec = rp.pipeline(TASK, model("tapas-tableqa"), device="cpu", sequential=True)
+    bad, good = spec.run([{"table": table, "query": queries}, {"table": table, "query": "Why?"}])
+    assert "is cut to other rows for each question" in bad.message
+    assert isinstance(good, list)
+
+
 def test_a_table_may_have_more_tokens_than_the_model_has_positions(model: Model) -> None:
     arguments = {"truncation": False}
     row = {"table": {"a": ["a word"] * 40, "b": ["1"] * 40}, "query": QUERY}
