@@ -7,7 +7,8 @@ hidden from the executor, and rows share a forward if their texts are equally lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ray_pipelines.engine.batching import hide_mask, restore_mask
 from ray_pipelines.engine.lengths import max_tokens
 from ray_pipelines.errors import InvalidInput, RowTooLarge
 
-__all__ = ["generate", "generation_arguments", "image_inputs", "open_image", "tokenize"]
+__all__ = ["explained", "generate", "generation_arguments", "image_inputs", "open_image", "tokenize"]
 
 
 def open_image(image: Any, timeout: float | None = None) -> Any:
@@ -43,8 +44,19 @@ def image_inputs(pipe: Pipeline, image: Any, **arguments: Any) -> dict[str, torc
     Raises:
         InvalidInput: It fails, as it may for long strips and for images of a few pixels.
     """
-    try:
+    with explained(pipe, image):
         return dict(pipe.image_processor(images=image, return_tensors="pt", **arguments).to(pipe.dtype))
+
+
+@contextmanager
+def explained(pipe: Pipeline, image: Any) -> Iterator[None]:
+    """Names the image processor and the size of the image where it fails in the block.
+
+    Raises:
+        InvalidInput: It fails.
+    """
+    try:
+        yield
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         size = " x ".join(map(str, getattr(image, "size", None) or ("?", "?")))
         name = type(pipe.image_processor).__name__

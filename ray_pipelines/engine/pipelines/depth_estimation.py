@@ -8,11 +8,22 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from ray_pipelines.engine.pipelines._images import explained
+
 __all__ = ["DepthEstimationPipeline"]
 
 
 class DepthEstimationPipeline(transformers.DepthEstimationPipeline):  # type: ignore[misc]
     """Depth at the size of the image, and the same scaled to 0…255."""
+
+    def preprocess(self, image: Any, **parameters: Any) -> Any:
+        """The model inputs of an image.
+
+        Raises:
+            InvalidInput: It cannot be resized, as a long strip.
+        """
+        with explained(self, image):
+            return super().preprocess(image, **parameters)
 
     def postprocess(self, model_outputs: Any) -> dict[str, Any]:
         """`predicted_depth`, a float32 tensor `[height, width]`, and the picture `depth`; black if depth is constant.

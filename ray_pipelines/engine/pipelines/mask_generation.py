@@ -15,6 +15,8 @@ import transformers
 from torchvision.ops import batched_nms
 from transformers.image_utils import load_image
 
+from ray_pipelines.engine.pipelines._images import explained
+
 __all__ = ["MaskGenerationPipeline"]
 
 ENCODED_PIXELS = 4 * 1024**2
@@ -43,19 +45,23 @@ class MaskGenerationPipeline(transformers.MaskGenerationPipeline):  # type: igno
 
         Every layer is asked for by itself, and only its own crops are taken of what comes (those of lower layers come
         first): transformers stacks the grids of all layers, which fails where they have different numbers of points.
+
+        Raises:
+            InvalidInput: The image is too small for its crops, or a strip that is too long.
         """
         size = self.image_processor.size
         image = load_image(image, timeout=timeout)
         for layer in range(crops_n_layers + 1):
-            boxes, points, crops, labels = self.image_processor.generate_crop_boxes(
-                image,
-                size.get("longest_edge", size.get("height")),
-                layer,
-                crop_overlap_ratio,
-                points_per_crop // crop_n_points_downscale_factor**layer,
-            )
-            own = slice((4**layer - 1) // 3, None)
-            inputs = self.image_processor(images=crops[own], return_tensors="pt").to(self.dtype)
+            with explained(self, image):
+                boxes, points, crops, labels = self.image_processor.generate_crop_boxes(
+                    image,
+                    size.get("longest_edge", size.get("height")),
+                    layer,
+                    crop_overlap_ratio,
+                    points_per_crop // crop_n_points_downscale_factor**layer,
+                )
+                own = slice((4**layer - 1) // 3, None)
+                inputs = self.image_processor(images=crops[own], return_tensors="pt").to(self.dtype)
             for index, box in enumerate(boxes[own]):
                 yield {
                     "input_points": points[:, :, own][:, :, index : index + 1],

@@ -55,6 +55,14 @@ def test_depth_of_one_pixel_in_height_or_width_has_both_axes(model: Model) -> No
         assert depth_to_array(result).shape == picture_of(result).shape == (image.height, image.width)
 
 
+def test_a_strip_that_cannot_be_resized_says_so(model: Model) -> None:
+    bad, good = rp.pipeline("depth-estimation", model("depth-anything"), device="cpu").run(
+        [picture((300, 1)), picture((30, 30))]
+    )
+    assert "cannot process an image of 300 x 1 pixels" in bad.message
+    assert depth_to_array(good).shape == (30, 30)
+
+
 def test_a_model_in_bfloat16_gives_float32(model: Model) -> None:
     spec = rp.pipeline("depth-estimation", model=model("dpt"), device="cpu", dtype="bfloat16")
     (result,) = spec.run([picture((30, 30))])
