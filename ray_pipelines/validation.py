@@ -11,6 +11,15 @@ from pydantic import BaseModel, ValidationError
 __all__ = ["describe_validation_error", "did_you_mean"]
 
 MAX_VALUE_CHARS = 80
+TYPES = {
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+}
+"""What a value should have been, by the first word of pydantic's name for the error."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -51,7 +60,8 @@ def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
     got = "a value that is not shown" if is_secret else _shorten(detail["input"])
     if detail["type"] == "extra_forbidden":
         known = _field_names(model, path[:-1])
-        return f"unknown name.{did_you_mean(str(path[-1]), known)} Known: {', '.join(known)}."
+        listed = f" Known: {', '.join(known)}." if known else ""
+        return f"unknown name.{did_you_mean(str(path[-1]), known)}{listed}"
     if detail["type"] == "missing":
         return "is required."
     if detail["type"] == "literal_error":
@@ -66,13 +76,17 @@ def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
         listed = f" of {', '.join(names)}" if names else ""
         return f"expected a mapping{listed}; got {got}.{hint}"
     if detail["type"] == "value_error":
-        return str(detail["msg"]).removeprefix("Value error, ")
+        return str(detail["msg"]).removeprefix("Value error, ").removeprefix(f"{path[-1]}: " if path else "")
+    kind, _, what = str(detail["type"]).partition("_")
+    if kind in TYPES and what in ("type", "parsing", "from_float"):
+        return f"expected {TYPES[kind]}; got {got}."
     return f"expected {str(detail['msg']).removeprefix('Input should be ')}; got {got}."
 
 
 def _is_union_branch(part: str) -> bool:
     """Whether a part of pydantic's location names a branch of a union rather than a key."""
-    return part in {"str", "int", "float", "bool", "dict"} or any(character in part for character in "[(")
+    is_type = part in {"str", "int", "float", "bool", "dict", "Constant"} or part.startswith("constrained-")
+    return is_type or any(character in part for character in "[(")
 
 
 def _field_names(model: type[BaseModel], path: list[Any]) -> list[str]:
@@ -88,5 +102,5 @@ def _field_names(model: type[BaseModel], path: list[Any]) -> list[str]:
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
+    text = "nothing" if value is None else repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
