@@ -40,10 +40,17 @@ def json_of(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
         raise Refused(413, "The body has too many lists and mappings.")
     try:
-        values = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        values = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
         return _whole_characters(values) if SURROGATE.search(body) else values
-    except (ValueError, RecursionError):
-        raise Refused(400, "The body is not valid JSON.") from None
+    except json.JSONDecodeError as error:
+        reason = f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except UnicodeDecodeError:
+        reason = "expected UTF-8"
+    except ValueError:
+        reason = "expected finite numbers of some digits"
+    except RecursionError:
+        reason = "is nested too deeply"
+    raise Refused(400, f"The body is not valid JSON: {reason}.")
 
 
 def _no_number(constant: str) -> None:

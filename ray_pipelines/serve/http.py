@@ -155,10 +155,10 @@ def _asks_for_picture(request: Request) -> bool:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    message = "There is no such route." if status == 404 else "This route does not take that method."
+    own = dict(getattr(error, "headers", None) or {})
+    message = "There is no such route." if status == 404 else f"This route takes {own.get('Allow', 'other methods')}."
     refused = Refused(status, message)
-    headers = refused.headers() | dict(getattr(error, "headers", None) or {})
-    return Response(refused.body(_style(request.scope)), status, headers)
+    return Response(refused.body(_style(request.scope)), status, refused.headers() | own)
 
 
 def _unobserved(status: int, elapsed_s: float) -> None:

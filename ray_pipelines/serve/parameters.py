@@ -277,5 +277,5 @@ def _whole_number(values: Mapping[str, Any], name: str, least: int, most: int) -
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise Refused(422, f"parameters.{name}: expected a whole number from {least} on.")
+        raise Refused(422, f"parameters.{name}: expected a whole number from {least} to {most:,}.")
     return value

@@ -58,13 +58,13 @@ def parse_body(task: Task, content_type: str | None, body: bytes) -> Mapping[str
     medium = task.inputs[0] if task.inputs[0].modality in MEDIA else None
     if kind.startswith("text/") and medium is None:
         return _object_in_text(body) or {"inputs": _text(body)}
+    if not body:
+        raise Refused(400, 'The body is empty; expected {"inputs": …}.')
     looks_like_json = body.lstrip()[:1] in (b"{", b"[", b'"')
     if "json" in kind or (looks_like_json and not kind.startswith(("image/", "audio/", "video/"))):
         return _json_body(body)
-    if medium is not None and body and len([field for field in task.inputs if field.required]) == 1:
+    if medium is not None and len([field for field in task.inputs if field.required]) == 1:
         return {"inputs": body}
-    if not body:
-        raise Refused(400, 'The body is empty; expected {"inputs": …}.')
     raise Refused(415, f'{task.name} takes JSON: {{"inputs": …, "parameters": {{…}}}}.')
 
 

@@ -84,7 +84,8 @@ def test_nothing_of_an_exception_is_answered_or_logged(caplog: pytest.LogCapture
 def test_refusals_have_the_form_of_their_route() -> None:
     app = build_app(Pipeline("text-generation", KeyError()), Guard())  # type: ignore[arg-type]
     assert ask(app, "GET", "/nothing").json() == {"error": "There is no such route.", "error_type": "not_found"}
-    assert ask(app, "GET", "/").headers["allow"] == "POST"
+    wrong = ask(app, "GET", "/")
+    assert (wrong.headers["allow"], wrong.json()["error"]) == ("POST", "This route takes POST.")
     error = ask(app, "GET", "/v1/nothing").json()["error"]
     assert (error["message"], error["code"]) == ("There is no such route.", 404)
 

@@ -54,6 +54,31 @@ def test_what_no_honest_client_sends_is_refused(body: bytes, expected: int) -> N
     assert error.value.status == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"inputs": "my secret",\n"parameters" {}}', "line 2, column 14: Expecting ':' delimiter"),
+        (b'{"inputs": "\xff"}', "expected UTF-8"),
+        (b'{"inputs": NaN}', "finite numbers"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_where(body: bytes, reason: str) -> None:
+    with pytest.raises(Refused, match=reason) as error:
+        json_object(body)
+    assert "secret" not in error.value.message
+
+
+def test_a_mark_of_byte_order_is_no_part_of_json() -> None:
+    assert json_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["application/json", None])
+def test_an_empty_body_is_told_so(kind: str | None) -> None:
+    with pytest.raises(Refused, match="is empty"):
+        parse_body(tasks.get("text-classification"), kind, b"")
+
+
 def test_halves_of_characters_become_question_marks() -> None:
     assert json_object(b'{"\\ud800": ["\\uDC00a", "\\ud83d\\ude00"]}') == {"?": ["?a", "😀"]}
 
