@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Chats", "refuse_unknown"]
 
 IGNORED = {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-           "parallel_tool_calls", "tool_choice", "reasoning_effort", "verbosity", "modalities", "suffix"}  # fmt: skip
+           "parallel_tool_calls", "reasoning_effort", "verbosity"}  # fmt: skip
 ONLY_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
@@ -35,12 +35,16 @@ ONLY_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "suffix": (None, ""),
+    "tool_choice": (None, "auto", "none"),
     "functions": (None, []),
     "function_call": (None,),
     "prediction": (None,),
     "audio": (None,),
     "web_search_options": (None,),
 }
+LENGTHS = ("max_completion_tokens", "max_tokens")
 FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 
 
@@ -55,7 +59,7 @@ class Chats:
         self.endpoint = endpoint
 
     async def chat(self, request: Request, body: bytes) -> Response:
-        call, sent = await self.endpoint.parse_object(body, lambda sent: sent.pop("messages", None))
+        call, sent = await self.endpoint.parse_object(body, _messages)
         if call.is_list or isinstance(call.rows[0].get("text"), str) or not call.rows[0]:
             raise Refused(400, "messages: expected a list of messages {role, content}.")
         return await self._generated(sent, call.rows[0], is_chat=True)
@@ -66,17 +70,21 @@ class Chats:
 
     async def _generated(self, sent: dict[str, Any], fields: Mapping[str, Any], *, is_chat: bool) -> Response:
         stream, options = sent.pop("stream", None), sent.pop("stream_options", None) or {}
-        if not isinstance(stream, bool | None) or not isinstance(options, dict):
-            raise Refused(400, "stream: expected true or false; stream_options: expected an object.")
+        if not isinstance(stream, bool | None):
+            raise Refused(400, "stream: expected true or false.")
+        if not isinstance(options, dict):
+            raise Refused(400, "stream_options: expected an object.")
         stops = sent.get("stop") or []
         stops = [stops] if isinstance(stops, str) else stops
         if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-            raise Refused(400, "stop: expected a string, or a list of them.")
-        count = sent.pop("n", None) or 1
-        most = 1 if stream else self.endpoint.limits.max_sequences
+            raise Refused(400, "stop: expected a string, or a list of strings that are not empty.")
+        count, most = sent.pop("n", None), self.endpoint.limits.max_sequences
+        count = 1 if count is None else count
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
             raise Refused(400, f"n: expected a whole number from 1 to {most}.")
-        parameters = self.endpoint.parameters(_generation_parameters(sent))
+        if stream and count > 1:
+            raise Refused(400, "n: expected 1, since a stream has one choice.")
+        parameters = self._parameters(sent)
         answer = _Answer(self.endpoint.model_id, is_chat)
         if stream:
             events = self._events(answer, fields, parameters, stops, bool(options.get("include_usage")))
@@ -87,6 +95,17 @@ class Chats:
             choices.append((index, text, ended.finish_reason))
             prompt_tokens, new_tokens = ended.num_prompt_tokens, new_tokens + ended.num_tokens
         return JSONResponse(answer.whole(choices, prompt_tokens, new_tokens))
+
+    def _parameters(self, sent: Mapping[str, Any]) -> RequestParameters:
+        try:
+            return self.endpoint.parameters(_generation_parameters(sent))
+        except Refused as refused:
+            length = next((name for name in LENGTHS if sent.get(name) is not None), "max_tokens")
+            names = {"parameters.max_new_tokens": length, "parameters.stop_sequence": "stop", "parameters.": ""}
+            message = refused.message
+            for own, name in names.items():
+                message = message.replace(own, name)
+            raise Refused(refused.status, message, refused.error_type) from None
 
     async def _text(
         self, fields: Mapping[str, Any], parameters: RequestParameters, stops: list[str]
@@ -183,6 +202,13 @@ def _usage(prompt_tokens: int, new_tokens: int) -> dict[str, int]:
     }
 
 
+def _messages(sent: dict[str, Any]) -> Any:
+    messages = sent.pop("messages", None)
+    if messages == []:
+        raise Refused(400, "messages: expected a list of messages {role, content}; got none.")
+    return messages
+
+
 def _prompt(sent: dict[str, Any]) -> str:
     prompt = sent.pop("prompt", None)
     if isinstance(prompt, list) and len(prompt) == 1:
@@ -195,7 +221,7 @@ def _prompt(sent: dict[str, Any]) -> str:
 def _generation_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of text-generation from those of OpenAI."""
     parameters: dict[str, Any] = {}
-    lengths = [sent.get(name) for name in ("max_completion_tokens", "max_tokens") if sent.get(name) is not None]
+    lengths = [sent.get(name) for name in LENGTHS if sent.get(name) is not None]
     if lengths:
         parameters["max_new_tokens"] = lengths[0]
     temperature = sent.get("temperature")
@@ -206,7 +232,7 @@ def _generation_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("top_p", "seed", "stop", "tools"):
         if sent.get(name) is not None:
             parameters[name] = sent[name]
-    refuse_unknown(sent, {"max_completion_tokens", "max_tokens", "temperature", "top_p", "seed", "stop", "tools", "n"})
+    refuse_unknown(sent, {*LENGTHS, "temperature", "top_p", "seed", "stop", "tools"})
     return parameters
 
 
