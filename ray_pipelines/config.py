@@ -249,7 +249,8 @@ class WorkersConfig(_Config):
     def _positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         least, most = value if isinstance(value, tuple) else (value, value)
         if least is not None and most is not None and not 1 <= least <= most:
-            raise ValueError(f"expected at least 1 worker, as N or [least, most]; got {value!r}.")
+            got = [least, most] if isinstance(value, tuple) else value
+            raise ValueError(f"expected at least 1 worker, as N or [least, most], least first; got {got}.")
         return value
 
     @field_validator("num_gpus")

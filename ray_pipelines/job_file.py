@@ -80,7 +80,10 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping with task, read and write; got {type(values).__name__}.")
+        got = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(f"{path}: expected a mapping with task, read and write; got {got}.")
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides: expected a list of settings; got a str. Wrap it: [{overrides!r}].")
     for override in overrides:
         apply_override(values, override)
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -122,6 +123,7 @@ def pipeline(
     framework = task_parameters.pop("framework", None)
     if framework not in (None, "pt"):
         raise ConfigError(f'framework: expected "pt"; got {framework!r}. transformers 5 runs on PyTorch only.')
+    problems = _type_problems(task, seed)
     instances: dict[str, Any] = {}
     for name, value in (
         ("model", model),
@@ -138,9 +140,10 @@ def pipeline(
             continue
         if isinstance(value, str) or hasattr(value, "__fspath__"):
             values["name" if name == "model" else name] = str(value)
+        elif isinstance(value, int | float | bytes | list | dict):
+            problems.append(f"{name}: expected a hub id, a folder or an object; got {value!r}.")
         else:
             instances[name] = value
-    problems: list[str] = []
     if "model" in instances and not hasattr(model, "config"):
         kind = type(model).__name__
         problems.append(f"model: expected a hub id, a folder or a model; got a {kind}. Of a pipeline, pass its parts.")
@@ -161,15 +164,15 @@ def pipeline(
     }
     model_config = _validated(ModelConfig, values, "model", problems)
     workers_config = _workers(workers, own_workers, problems)
-    batch_config = _validated(BatchConfig, _as_dict(batch), "batch", problems)
-    optimize_config = _validated(OptimizeConfig, _as_dict(optimize), "optimize", problems)
-    limits_config = _validated(MediaLimits, _as_dict(limits), "limits", problems)
-    filesystem_config = _validated(FilesystemConfig, _as_dict(filesystem), "filesystem", problems)
+    batch_config = _validated(BatchConfig, batch, "batch", problems)
+    optimize_config = _validated(OptimizeConfig, optimize, "optimize", problems)
+    limits_config = _validated(MediaLimits, limits, "limits", problems)
+    filesystem_config = _validated(FilesystemConfig, filesystem, "filesystem", problems)
     if optimize_config is not None and model_config is not None:
         problems += optimize_config.problems(model_config, num_gpus or 0)
     if task is None and not problems:
         task = _task_of_model(model_config)
-    if task is not None:
+    if isinstance(task, str):
         own = bool(pipeline_class) or bool(trust_remote_code)
         try:
             resolved = tasks.resolve(task, has_own_pipeline=own)
@@ -194,9 +197,16 @@ def pipeline(
     )
 
 
-def _workers(
-    workers: str | WorkersConfig | Mapping[str, Any] | None, arguments: Mapping[str, Any], problems: list[str]
-) -> Any:
+def _type_problems(task: Any, seed: Any) -> list[str]:
+    problems = []
+    if task is not None and not isinstance(task, str):
+        problems.append(f"task: expected the name of a task; got {task!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        problems.append(f"seed: expected a whole number; got {seed!r}.")
+    return problems
+
+
+def _workers(workers: Any, arguments: Mapping[str, Any], problems: list[str]) -> Any:
     """The workers that `workers` describes, or the arguments that stand for its settings."""
     if workers is None:
         return _validated(WorkersConfig, arguments, "workers", problems)
@@ -204,6 +214,9 @@ def _workers(
         workers = workers.model_dump(exclude_unset=True)
     elif isinstance(workers, str):
         workers = {"serve": workers}
+    elif not isinstance(workers, Mapping):
+        problems.append(f"workers: expected serve://NAME or a mapping; got {workers!r}.")
+        return None
     fields = WorkersConfig.model_fields
     given = {
         name: value for name, value in arguments.items() if value != fields[name].get_default(call_default_factory=True)
@@ -217,9 +230,9 @@ def _as_dict(value: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
     return value.model_dump() if isinstance(value, BaseModel) else dict(value or {})
 
 
-def _validated(model: type[Any], values: Mapping[str, Any], where: str, problems: list[str]) -> Any:
+def _validated(model: type[Any], values: Any, where: str, problems: list[str]) -> Any:
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(_as_dict(values) if isinstance(values, BaseModel | Mapping | None) else values)
     except ValidationError as error:
         problems += describe_validation_error(error, where, model)
         return None
@@ -231,6 +244,8 @@ def _task_of_model(model: ModelConfig) -> str:
     Raises:
         ConfigError: No task is named, or the model is not on the hub.
     """
+    if model.name is None:
+        raise ConfigError("task: is required; or the name of a model, for which the hub may say it.")
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -80,7 +80,7 @@ def find_files(read: ReadConfig, filesystem: FilesystemConfig) -> tuple[ReadForm
     Raises:
         ConfigError: A path does not exist, has no files, or the format cannot be told from the extensions.
     """
-    problems: list[str] = []
+    problems = [] if read.paths else ["read.path: expected at least one file, folder or glob; got none."]
     found: list[_Found] = []
     for path in read.paths:
         problem = _address_problem(path, filesystem)

@@ -55,6 +55,7 @@ def check_job(job: Job) -> Input:
     Raises:
         ConfigError: One line per problem, of the model's folder, the input, its columns and the output.
     """
+    _check_type(job)
     problems: list[str] = []
     source = None
     for name, part in job.parts.items():
@@ -85,6 +86,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         TooManyErrors: More rows failed than `max_error_rate` or `max_errors` allow.
         JobError: A model could not be loaded, or Ray gave up.
     """
+    _check_type(job)
     output, run_id = Output.of(job), new_run_id()
     finish_cleaning(output)
     source = check_job(job)
@@ -95,6 +97,11 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         run = open_run(job, source, configuration(job, source, models), output, run_id)
         report = execute(run, job, source, models, lease, on_progress)
     return JobResult(report, output)
+
+
+def _check_type(job: object) -> None:
+    if not isinstance(job, Job):
+        raise TypeError(f"job: expected what read_job gives; got a {type(job).__name__}. Call read_job(path) first.")
 
 
 def with_pinned_models(job: Job, record: RunRecord | None) -> Job:

@@ -131,6 +131,7 @@ class PipelineSpec:
             ConfigError: A column or input does not exist, or a column has the name of one that is added.
             ResourceError: The cluster cannot hold the workers.
             ModelLoadError: The model's name cannot be resolved.
+            TypeError: `dataset` is something else, which `map` or `run` takes.
         """
         from ray_pipelines.data.stages import apply_stages, column_names
 

@@ -254,6 +254,8 @@ def pipelines(
         config = workers if isinstance(workers, WorkersConfig) else WorkersConfig.model_validate(dict(workers or {}))
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error, "workers", WorkersConfig)) from None
+    if not isinstance(specs, Mapping) or not all(isinstance(spec, PipelineSpec) for spec in specs.values()):
+        raise ConfigError("specs: expected a mapping of names to what rp.pipeline() gives.")
     return PipelinesSpec(dict(specs), config)
 
 

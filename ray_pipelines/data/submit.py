@@ -60,8 +60,11 @@ def connect(address: str) -> JobSubmissionClient:
         address: The dashboard, e.g. `http://head:8265`.
 
     Raises:
+        ConfigError: It is no address of a dashboard.
         JobError: Nobody answers there, or the token is missing or wrong.
     """
+    if "://" not in address:
+        raise ConfigError(f"--address {address}: expected a Ray dashboard such as http://head:8265.")
     os.environ["RAY_AUTH_MODE"] = choose_auth_mode(os.environ, Path.home())
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient

@@ -69,6 +69,10 @@ def test_all_problems_come_in_one_message() -> None:
         ({"parameters": {"(": 3}}, "parameters.(: unknown name."),
         ({"parameters": {"int": 3}}, "parameters.int: unknown name."),
         ({"parameters": {"top_k": "many"}}, "parameters.top_k: expected a whole number; got 'many'."),
+        (
+            {"workers": {"concurrency": [3, 1]}},
+            "workers.concurrency: expected at least 1 worker, as N or [least, most], least first; got [3, 1].",
+        ),
         ({"inputs": {"text": {"a": 1}}}, "inputs.text.constant: is required."),
         ({"inputs": {"text": {"a": 1}}}, "inputs.text.a: unknown name."),
         ({"read": {"path": None}}, "read.path: expected a list; got nothing."),
@@ -130,7 +134,7 @@ def test_mappings_of_a_job_file_may_be_merged(tmp_path: Path) -> None:
     [
         ("a: [", "job.yaml:1:5: not valid YAML"),
         ("- 1", "expected a mapping"),
-        ("", "expected a mapping"),
+        ("", "expected a mapping with task, read and write; got nothing."),
         ("read: {path: a}\nwrite: b\nread: c", r"job.yaml:3:1: not valid YAML: read is there twice, first in line 1"),
         ("task: t\nread: {path: a,\n  path: b}", r"job.yaml:3:3: not valid YAML: path is there twice, first in line 2"),
         ("a:\n- 2024-13-99", r"job.yaml:2:3: not valid YAML: 2024-13-99: month must be in 1..12"),

@@ -81,8 +81,8 @@ def test_items_in_place_of_a_dataset_are_refused_with_what_to_do(spec: rp.Pipeli
 
 
 def test_model_is_a_name_or_a_model() -> None:
-    with pytest.raises(rp.ConfigError, match="model: expected a hub id, a folder or a model; got a int"):
-        rp.pipeline("text-classification", model=3)
+    with pytest.raises(rp.ConfigError, match="model: expected a hub id, a folder or a model; got a object"):
+        rp.pipeline("text-classification", model=object())
 
 
 def test_column_of_a_table_is_a_list_of_items(spec: rp.PipelineSpec) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ray_pipelines.config import ReadConfig
 from ray_pipelines.data.files import find_files
+from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
 
 
@@ -32,3 +33,8 @@ def test_files_that_only_look_alike_are_all_read(tmp_path: Path) -> None:
     (tmp_path / "x/in/same.txt").symlink_to(tmp_path / "x/in/a.txt")
     paths = (str(tmp_path / "x/in"), str(tmp_path / "x/link/../in"))
     assert len(find_files(ReadConfig(path=paths), FilesystemConfig())[1]) == 3
+
+
+def test_no_path_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"read\.path: expected at least one file, folder or glob"):
+        find_files(ReadConfig(path=()), FilesystemConfig())

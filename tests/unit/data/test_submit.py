@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_pipelines.data.submit import choose_auth_mode, secrets_of, submit
+from ray_pipelines.data.submit import choose_auth_mode, connect, secrets_of, submit
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.job_file import validate_job
 
@@ -63,3 +63,8 @@ def test_the_working_directory_must_hold_the_job_file(tmp_path: Path) -> None:
     other.mkdir()
     with pytest.raises(ConfigError, match="expected a folder that holds"):
         submit(None, job_file, working_dir=other)  # type: ignore[arg-type]  # never reached
+
+
+def test_what_is_no_address_is_the_callers_mistake() -> None:
+    with pytest.raises(ConfigError, match="--address head: expected a Ray dashboard such as"):
+        connect("head")
