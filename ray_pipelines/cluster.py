@@ -43,12 +43,17 @@ def living_cluster() -> str | None:
     A machine notes its cluster in a file, which a cluster that is killed leaves behind.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or is no address of one.
     """
     from ray._private.services import find_bootstrap_address
 
     named = os.environ.get("RAY_ADDRESS")
     address = named if named and named != "auto" else find_bootstrap_address(None)
+    if named and named not in ("auto", "local") and (":" not in named or named.startswith(("http://", "https://"))):
+        raise ConfigError(
+            f"RAY_ADDRESS: expected HOST:PORT of a cluster, such as head:6379; got {named!r}. A dashboard's address is "
+            "for `ray-pipelines submit --address`."
+        )
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         return None

@@ -35,6 +35,13 @@ def test_a_named_cluster_must_answer(monkeypatch: pytest.MonkeyPatch, port: int,
         assert living_cluster() is None
 
 
+@pytest.mark.parametrize("address", ["head", "http://head:8265", "https://head:8265"])
+def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(rp.ConfigError, match=f"expected HOST:PORT of a cluster, such as head:6379; got '{address}'"):
+        living_cluster()
+
+
 def test_a_noted_cluster_that_has_ended_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: int, closed_port: int
 ) -> None:
