@@ -78,6 +78,8 @@ def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:
     if detail["type"] == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ").removeprefix(f"{path[-1]}: " if path else "")
     kind, _, what = str(detail["type"]).partition("_")
+    if detail["type"] == "string_pattern_mismatch":
+        return f"expected a text that matches {detail['ctx']['pattern']}; got {got}."
     if kind in TYPES and what in ("type", "parsing", "from_float"):
         return f"expected {TYPES[kind]}; got {got}."
     return f"expected {str(detail['msg']).removeprefix('Input should be ')}; got {got}."

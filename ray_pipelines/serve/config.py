@@ -110,7 +110,8 @@ class ServeConfig(_Config):
     def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
         least, most = _bounds(value)
         if not 1 <= least <= most:
-            raise ValueError(f"expected at least 1 replica, as N or [least, most]; got {value!r}.")
+            got = [least, most] if isinstance(value, tuple) else value
+            raise ValueError(f"expected at least 1 replica, as N or [least, most], least first; got {got}.")
         return value
 
 

@@ -32,3 +32,16 @@ def test_a_file_serves_that_is_a_job_file_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="what serves has the model itself"):
         read_serving(path)
     assert read_serving(path, ["workers={}"]).workers.serve is None
+
+
+@pytest.mark.parametrize(
+    ("serve", "expected"),
+    [
+        ({"route_prefix": "app"}, "serve.route_prefix: expected a text that matches ^/; got 'app'."),
+        ({"replicas": [3, 1]}, "serve.replicas: expected at least 1 replica, as N or [least, most], least first; got"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_name(serve: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate_serving({"task": "fill-mask", "serve": serve})
+    assert expected in str(error.value)
