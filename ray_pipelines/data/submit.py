@@ -8,6 +8,7 @@ a secret is refused: the cluster's nodes have their own (`HF_TOKEN`, AWS roles a
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shlex
@@ -146,6 +147,8 @@ def submit(
 
 def follow(client: JobSubmissionClient, submission_id: str) -> Iterator[str]:
     """The job's log as it grows, in pieces, until the job has ended."""
+    # Ray's client tells of the end of its connection, which is that of the log.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     loop = asyncio.new_event_loop()
     log = client.tail_job_logs(submission_id)
     try:
