@@ -137,3 +137,4 @@ def test_the_commands_in_the_heads_of_the_files_name_what_is_in_them() -> None:
         text = Path(FOLDER / name).read_text()
         head = text[: text.index("apiVersion")]
         assert f"kubectl apply -f cluster_configs/{name}" in head
+        assert all(f"{variable}=" in head for variable in re.findall(r"\$([A-Z_]+)", head))
