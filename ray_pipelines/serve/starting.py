@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable
 
@@ -77,9 +78,14 @@ def run_until_interrupted(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     connect(log_to_driver=False)
     url, end = _started(serving, host, port, replaces=False)
-    with end, contextlib.suppress(KeyboardInterrupt):
-        on_start(url)
-        threading.Event().wait()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            on_start(url)
+            threading.Event().wait()
+    finally:
+        # Ray tells of failures of the cluster on the standard output: here, of a controller that ends as it is told to.
+        with contextlib.redirect_stdout(sys.stderr):
+            end.close()
 
 
 def _started(

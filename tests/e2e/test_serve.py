@@ -75,8 +75,9 @@ class Cluster:
                 yield line
             finally:
                 process.terminate()
-                process.communicate(timeout=60)
+                rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0
+        assert "graceful_shutdown" not in rest, "Ray's own lines"
 
     def refusal(self, *settings: str, options: Sequence[str] = ()) -> tuple[int, str]:
         """The exit status and the one line of an endpoint that does not start."""
