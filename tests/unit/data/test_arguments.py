@@ -37,13 +37,6 @@ def test_several_tasks_are_a_mapping_of_specifications() -> None:
             rp.pipelines(wrong)  # type: ignore[arg-type]
 
 
-def test_what_is_no_dataset_is_sent_to_map() -> None:
-    spec = rp.pipeline("fill-mask")
-    for one in (spec, rp.pipelines({"mask": spec})):
-        with pytest.raises(TypeError, match=r"expected a Ray dataset; got a list\. \.map takes lists"):
-            one(["a [MASK]"])  # type: ignore[arg-type]
-
-
 def test_a_job_is_read_before_it_runs(tmp_path: Path) -> None:
     for use in (rp.run_job, rp.check_job):
         with pytest.raises(TypeError, match="Call read_job"):
