@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         RayPipelinesError,
         ResourceError,
         RowError,
+        StorageError,
         TooManyErrors,
     )
     from ray_pipelines.job_file import read_job
@@ -47,6 +48,7 @@ __all__ = [
     "ResourceError",
     "RowError",
     "RunOutput",
+    "StorageError",
     "TooManyErrors",
     "check_job",
     "job_of_retry",

@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from ray_pipelines import __version__, tasks
 from ray_pipelines.config import Job, split_inputs
-from ray_pipelines.errors import ConfigError, RayPipelinesError
+from ray_pipelines.errors import ConfigError, RayPipelinesError, StorageError
 from ray_pipelines.job_file import job_schema, read_job
 
 if TYPE_CHECKING:
@@ -390,7 +390,12 @@ def _read(job_file: Path, settings: list[str]) -> Job:
 def _show(result: JobResult, job: Job) -> None:
     from ray_pipelines.report.terminal import prediction_table, summary_table
 
-    first = result.first_results(5)
+    try:
+        first = result.first_results(5)
+    except StorageError as error:
+        # The run is done, whether it can be looked at or not.
+        err.print(escape(str(error)), soft_wrap=True, highlight=False)
+        first = None
     if first is not None:
         out.print(prediction_table(first.to_pylist()))
     out.print(summary_table(result.report, job.write.path))

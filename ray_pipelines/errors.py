@@ -5,6 +5,7 @@
     ├── JobError             the job was right, but it failed                     exit status 1
     │   ├── ModelLoadError   a model, tokenizer or processor could not be loaded
     │   ├── ResourceError    the cluster cannot hold the plan
+    │   ├── StorageError     what was to be read or written cannot be reached
     │   └── TooManyErrors    more rows failed than `max_error_rate` or `max_errors` allow
     └── RowError             one row failed: its dead letter (a value, or raised on request)
 
@@ -36,6 +37,7 @@ __all__ = [
     "RowTimeout",
     "RowTooLarge",
     "Stage",
+    "StorageError",
     "TooManyErrors",
     "WorkerKilled",
     "attempt",
@@ -86,6 +88,10 @@ class ModelLoadError(JobError):
 
 class ResourceError(JobError):
     """The cluster cannot hold the plan: starting it would hang."""
+
+
+class StorageError(JobError):
+    """What was to be read or written cannot be reached, or there is no room for it."""
 
 
 class TooManyErrors(JobError):

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from ray_pipelines import errors
 from ray_pipelines.arrow import ERROR_TYPE
 from ray_pipelines.config import Job
-from ray_pipelines.data.files import find_files
+from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.output import DEAD_LETTERS, RESULTS, schema_from_text, schema_to_text
 from ray_pipelines.data.pipeline import PipelineSpec
@@ -36,7 +37,7 @@ from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.data.write import BlockWriter, dead_letters, write_block
 from ray_pipelines.engine.hub import resolve_model
 from ray_pipelines.engine.identity import differences, digest_of
-from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, TooManyErrors
+from ray_pipelines.errors import ConfigError, JobError, RayPipelinesError, StorageError, TooManyErrors
 from ray_pipelines.report.metrics import Progress, RunReport
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def execute(
     Raises:
         ResourceError: The cluster cannot hold the workers.
         TooManyErrors: More rows failed than the job allows.
+        StorageError: The input or the output cannot be reached any more.
         JobError: A model could not be loaded, Ray gave up, or rows are missing in the end.
     """
     from ray_pipelines.data.agreement import measure_agreement
@@ -173,9 +175,7 @@ def execute(
     _check_complete(run, units)
     _give_up_if_hopeless(progress, job, at_least=1)
     if run.only is None:
-        # Files of other formats may have come; those of the run are of the one that it began with.
-        read = job.read.model_copy(update={"format": run.inventory.read_format})
-        check_unchanged(run.inventory, find_files(read, source.filesystem)[1])
+        check_unchanged(run.inventory, _files_now(run, job, source))
     lease.check()
     elapsed_s = time.perf_counter() - start_s
     agreement = measure_agreement(rows, setup, plan) if progress.num_blocks else None
@@ -240,6 +240,20 @@ def _follow(
                 _give_up_if_hopeless(progress, job, at_least=ROWS_BEFORE_GIVING_UP)
     except ray.exceptions.RayError as error:
         raise job_error(error) from error
+
+
+def _files_now(run: Run, job: Job, source: Input) -> Sequence[SourceFile]:
+    """The files of the input as they are at the end.
+
+    Raises:
+        StorageError: They cannot be listed, or are all gone.
+    """
+    # Files of other formats may have come; those of the run are of the one that it began with.
+    read = job.read.model_copy(update={"format": run.inventory.read_format})
+    try:
+        return find_files(read, source.filesystem)[1]
+    except ConfigError as error:
+        raise StorageError(str(error)) from None
 
 
 def _check_complete(run: Run, units: Sequence[Remaining]) -> None:
@@ -330,7 +344,7 @@ def _schemas(source: Input, setup: AnySetup) -> dict[str, str]:
 
 
 def job_error(error: BaseException) -> RayPipelinesError:
-    """The error of this package that Ray has wrapped, or a `JobError` with the innermost reason."""
+    """The error of this package that Ray has wrapped or told, or a `JobError` with the innermost reason."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
@@ -338,7 +352,12 @@ def job_error(error: BaseException) -> RayPipelinesError:
         if isinstance(current, RayPipelinesError):
             return current
         current = getattr(current, "cause", None) or current.__cause__
-    return JobError(_innermost_reason(str(error)))
+    reason = _innermost_reason(str(error))
+    name, _, message = reason.removeprefix(f"{errors.__name__}.").partition(": ")
+    kind = getattr(errors, name, None) if reason.startswith(errors.__name__) else None
+    if isinstance(kind, type) and issubclass(kind, JobError):
+        return kind(message)
+    return JobError(reason.removeprefix(f"{errors.__name__}."))
 
 
 def _innermost_reason(text: str) -> str:
@@ -349,9 +368,7 @@ def _innermost_reason(text: str) -> str:
     named = [line.strip() for line in lines if exception.match(line)]
     # Ray wraps what a worker raises, and its own words come last.
     named = [line for line in named if not line.startswith("ray.exceptions.UserCodeException")] or named
-    return (named[-1] if named else lines[-1].strip() if lines else "Ray gave no reason").removeprefix(
-        "ray_pipelines.errors."
-    )
+    return named[-1] if named else lines[-1].strip() if lines else "Ray gave no reason"
 
 
 def _give_up_if_hopeless(progress: Progress, job: Job, at_least: int) -> None:

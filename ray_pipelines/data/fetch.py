@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from ray_pipelines.errors import JobError, MediaError, RowError, attempt
+from ray_pipelines.errors import MediaError, RowError, StorageError, attempt
 from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.storage import (
     FilesystemConfig,
@@ -52,7 +52,7 @@ def fetched(
         filesystem: How URIs are opened.
 
     Raises:
-        JobError: The storage does not answer.
+        StorageError: The storage does not answer.
     """
     names = [name for name, modality in modalities.items() if modality in MEDIA]
     waiting: deque[RowError | dict[str, Any] | Future[dict[str, Any] | RowError]] = deque()
@@ -95,7 +95,7 @@ def _read(uri: str, what: str, limits: MediaLimits, filesystem: FilesystemConfig
         reason = explain(uri, error, filesystem)
         # A web server that does not answer is no news to a dataset of links.
         if is_outage(error) and protocol_of(uri) not in WEB:
-            raise JobError(f"{shown}: the storage does not answer: {reason}") from None
+            raise StorageError(f"{shown}: the storage does not answer: {reason}") from None
         raise MediaError(f"{what}: cannot open {shown!r}: {reason}") from None
     if len(data) > limits.max_bytes:
         raise MediaError(f"{what}: {shown!r} has more than {limits.max_bytes:,} bytes (limits.max_bytes).")
@@ -132,7 +132,7 @@ def _replaced(value: Any, read: Callable[[str], bytes], key: str = "path") -> An
 
 def _taken(row: RowError | dict[str, Any] | Future[dict[str, Any] | RowError]) -> dict[str, Any] | RowError:
     found = row.result() if isinstance(row, Future) else row
-    if isinstance(found, RowError) and isinstance(found.__cause__, JobError):
+    if isinstance(found, RowError) and isinstance(found.__cause__, StorageError):
         raise found.__cause__
     return found
 

@@ -2,6 +2,8 @@
 
 A local file is written under a hidden name and renamed. An object store shows an object when it is whole; there is no
 rename, and none is needed.
+
+What a store refuses is a `StorageError` here, which names the file; nobody else has to know what stores raise.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import os
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of
+from ray_pipelines.errors import StorageError
+from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of, storage_errors
 
 __all__ = ["Folder"]
 
@@ -55,29 +59,15 @@ class Folder:
             with tempfile.TemporaryFile(dir=next(place for place in (root, *root.parents) if place.exists())):
                 return None
         except OSError as error:
-            return self.not_writable(error)
-
-    def not_writable(self, error: Exception) -> str:
-        """What to say of an error that writing has raised."""
-        short = error.strerror if self.is_local and isinstance(error, OSError) else None
-        reason = f"{short}." if short else explain(self.path, error, self.filesystem, "write")
-        return f"write.path: {self.path} cannot be written to: {reason}"
+            return f"write.path: {self.path} cannot be written to: {self._reason(error)}"
 
     def write(self, name: str, data: bytes) -> None:
         """Writes the file `name`, whole or not at all, in place of one of that name."""
-        filesystem, root = self._filesystem()
-        path = f"{root}/{name}"
-        if not isinstance(filesystem, LocalFileSystem):
-            filesystem.pipe_file(path, data)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        with hidden.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(target)
+        with self._reaching("written", name) as (filesystem, root):
+            if isinstance(filesystem, LocalFileSystem):
+                _write_local(Path(f"{root}/{name}"), data)
+            else:
+                filesystem.pipe_file(f"{root}/{name}", data)
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes `values` as the file called `name`."""
@@ -85,11 +75,11 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None if there is none of that name."""
-        filesystem, root = self._filesystem()
-        try:
-            data = filesystem.cat_file(f"{root}/{name}")
-        except FileNotFoundError:
-            return None
+        with self._reaching("read", name) as (filesystem, root):
+            try:
+                data = filesystem.cat_file(f"{root}/{name}")
+            except FileNotFoundError:
+                return None
         assert isinstance(data, bytes)
         return data
 
@@ -98,41 +88,44 @@ class Folder:
         data = self.read(name)
         if data is None:
             return None
-        values = json.loads(data)
+        with self._reaching("read", name):
+            values = json.loads(data)
         assert isinstance(values, dict)
         return values
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Name and bytes of every file below a folder of this one, as they are now; hidden files too."""
-        filesystem, root = self._filesystem()
-        filesystem.invalidate_cache()
-        top = f"{root}/{below}".rstrip("/")
-        found = filesystem.find(top, detail=True)
+        with self._reaching("listed", below) as (filesystem, root):
+            filesystem.invalidate_cache()
+            # What cannot be listed would be left out of local folders, and taken for lost.
+            strict = {"on_error": _raise_unless_gone} if isinstance(filesystem, LocalFileSystem) else {}
+            found = filesystem.find(f"{root}/{below}".rstrip("/"), detail=True, **strict)
         return {posixpath.relpath(path, root): int(info.get("size") or 0) for path, info in found.items()}
 
     def top_names(self) -> set[str]:
         """The names that stand in the folder itself; empty if it does not exist."""
-        filesystem, root = self._filesystem()
-        filesystem.invalidate_cache()
-        try:
-            return {posixpath.basename(name.rstrip("/")) for name in filesystem.ls(root, detail=False)}
-        except FileNotFoundError:
-            return set()
+        with self._reaching("listed") as (filesystem, root):
+            filesystem.invalidate_cache()
+            try:
+                return {posixpath.basename(name.rstrip("/")) for name in filesystem.ls(root, detail=False)}
+            except FileNotFoundError:
+                return set()
 
     def is_file(self) -> bool:
         """Whether the path is a file and no folder."""
-        filesystem, root = self._filesystem()
-        return bool(filesystem.isfile(root))
+        with self._reaching("listed") as (filesystem, root):
+            return bool(filesystem.isfile(root))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes files; one that is gone already is none too many."""
-        filesystem, root = self._filesystem()
-        paths = [f"{root}/{name}" for name in names]
-        if isinstance(filesystem, LocalFileSystem):
-            for path in paths:
-                Path(path).unlink(missing_ok=True)
-        elif paths:
-            filesystem.rm(paths)
+        gone = list(names)
+        with self._reaching("removed", ", ".join(gone[:1])) as (filesystem, root):
+            paths = [f"{root}/{name}" for name in gone]
+            if isinstance(filesystem, LocalFileSystem):
+                for path in paths:
+                    Path(path).unlink(missing_ok=True)
+            elif paths:
+                filesystem.rm(paths)
 
     def arrow(self) -> tuple[Any, str]:
         """The filesystem as pyarrow takes it, and the folder's path in it."""
@@ -146,3 +139,43 @@ class Folder:
 
     def _filesystem(self) -> tuple[Any, str]:
         return filesystem_of(self.path, self.filesystem)
+
+    @contextmanager
+    def _reaching(self, done: str, name: str = "") -> Iterator[tuple[Any, str]]:
+        """The filesystem and the folder's path in it, while something is done with the file or folder `name`.
+
+        Raises:
+            StorageError: It cannot be.
+        """
+        try:
+            yield self._filesystem()
+        except storage_errors() as error:
+            path = f"{self.path}/{name}".rstrip("/")
+            raise StorageError(f"{path} cannot be {done}: {self._reason(error)}") from None
+
+    def _reason(self, error: Exception) -> str:
+        """Why a store has refused something."""
+        # `is_local` opens the filesystem, which may be what has failed.
+        short = error.strerror if "://" not in self.path and isinstance(error, OSError) else None
+        reason = short or explain(self.path, error, self.filesystem, "write")
+        return f"{reason.rstrip('.')}."
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with hidden.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(target)
+    except OSError:
+        # On a full disk, half a file would be in the way of others.
+        hidden.unlink(missing_ok=True)
+        raise
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

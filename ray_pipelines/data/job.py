@@ -84,6 +84,7 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
         ConfigError: Something is wrong with the job; nothing has been started.
         ResourceError: The cluster cannot hold the workers.
         TooManyErrors: More rows failed than `max_error_rate` or `max_errors` allow.
+        StorageError: The input or the output cannot be reached any more.
         JobError: A model could not be loaded, or Ray gave up.
     """
     _check_type(job)

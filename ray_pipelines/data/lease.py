@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_pipelines.data.folder import Folder
-from ray_pipelines.errors import ConfigError, JobError
-from ray_pipelines.storage import explain, storage_errors
+from ray_pipelines.errors import ConfigError, JobError, StorageError
 
 __all__ = ["LEASE", "Lease", "hold_lease"]
 
@@ -69,17 +68,14 @@ class Lease:
         """Raises if another run has taken the folder, or may have: a lease that has become old is renewed first.
 
         Raises:
-            JobError: It has, or the folder cannot be reached to see.
+            JobError: It has.
+            StorageError: The folder cannot be reached to see.
         """
         if self._is_old():
             try:
                 self.renew()
-            except storage_errors() as error:
-                reason = explain(self._folder.path, error, self._folder.filesystem, "write").rstrip(".")
-                raise JobError(
-                    f"write.path: the lease of {self._folder.path} could not be renewed for {self._age_s():.0f} s: "
-                    f"{reason}. What was written stays: run the same job again."
-                ) from None
+            except StorageError as error:
+                raise StorageError(f"the lease could not be renewed for {self._age_s():.0f} s: {error}") from None
         if self._lost_to is not None:
             raise JobError(
                 f"write.path: {self._folder.path} was taken over by {describe(self._lost_to)}, as this run did not "
@@ -101,7 +97,7 @@ class Lease:
             try:
                 if not self.renew():
                     return
-            except storage_errors():
+            except StorageError:
                 # A store that cannot be reached for a while: the next renewal may succeed, and `check` knows how old
                 # the lease is.
                 continue
@@ -110,7 +106,7 @@ class Lease:
         """Ends the renewals and removes the lease; one that cannot be reached is left, as that of a dead process."""
         self._released.set()
         # A renewal that has begun must not write it anew afterwards.
-        with self._lock, suppress(*storage_errors()):
+        with self._lock, suppress(StorageError):
             if self.is_mine():
                 self._folder.remove([LEASE])
 
@@ -133,13 +129,14 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
 
     Raises:
         ConfigError: Another run writes to the folder, or this one cannot.
+        StorageError: The storage fails in the block.
     """
     _wait_until_free(folder, sleep)
     lease = Lease(folder, run_id)
     try:
         lease.write()
-    except storage_errors() as error:
-        raise ConfigError(folder.not_writable(error)) from None
+    except StorageError as error:
+        raise ConfigError(f"write.path: {error}") from None
     if not folder.is_local:
         sleep(SETTLING_S)
     if not lease.is_mine():
@@ -148,6 +145,8 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
     thread.start()
     try:
         yield lease
+    except StorageError as error:
+        raise StorageError(f"{error} What is written stays: the same command goes on from here.") from error
     finally:
         lease.release()
 

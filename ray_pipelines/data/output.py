@@ -28,8 +28,8 @@ from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.json_values import held_type, value_of_json
 from ray_pipelines.data.sinks import partitionable, tar_rows
-from ray_pipelines.errors import ConfigError
-from ray_pipelines.storage import explain, missing_bucket, probe, storage_errors
+from ray_pipelines.errors import ConfigError, StorageError
+from ray_pipelines.storage import missing_bucket, probe
 from ray_pipelines.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ class Output:
             if self.folder.is_file():
                 return [f"write.path: {self.path} is a file; expected a folder."]
             names = self.folder.top_names()
-        except storage_errors() as error:
-            reason = explain(self.path, error, self.folder.filesystem, "write")
-            return [f"write.path: {self.path} cannot be listed: {reason}"]
+        except StorageError as error:
+            return [f"write.path: {error}"]
         if names - OURS and not (names & {MANIFEST, "_run"}):
             found = ", ".join(sorted(names - OURS)[:3])
             return [f"write.path: {self.path} holds files that no run has written ({found}). Choose another folder."]
@@ -258,6 +257,7 @@ def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | No
 
     Raises:
         ConfigError: There is no finished run.
+        StorageError: It cannot be reached.
     """
     config = FilesystemConfig.model_validate(filesystem or {})
     folder = Folder.of(path, config.resolved())

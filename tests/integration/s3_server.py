@@ -1,7 +1,7 @@
 """A real S3 server over HTTP: moto's, in a process of its own, behind a proxy that checks keys and makes trouble.
 
-The proxy refuses requests without the right access key, and can answer every n-th request with 503 SlowDown or break
-the connection in the middle of an answer. It counts what it sends.
+The proxy refuses requests without the right access key. It can also refuse to write, answer every n-th request with
+503 SlowDown, or break the connection in the middle of an answer. It counts what it sends.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SECRET = "verySecret/Value+0987654321abcdefGHIJKLM"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = b"<Error><Code>InvalidAccessKeyId</Code><Message>The access key does not exist.</Message></Error>"
 
+REFUSED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
 
 @dataclass
 class S3Server:
@@ -35,6 +37,7 @@ class S3Server:
         url: Address of the proxy.
         port: Port of moto's server.
         slow_down_every, cut_every: Each n-th request fails in this way; 0 for none.
+        refused: Requests to write are not allowed for paths with this in them; empty for none.
         requests: Method, path and bytes sent of each request that was answered.
         num_slowed, num_cut: How often each trouble was made.
     """
@@ -43,6 +46,7 @@ class S3Server:
     port: int
     slow_down_every: int = 0
     cut_every: int = 0
+    refused: str = ""
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     num_slowed: int = 0
     num_cut: int = 0
@@ -104,6 +108,9 @@ def _handler_of(server: S3Server) -> type[BaseHTTPRequestHandler]:
             body = self._body()
             if f"Credential={KEY}/" not in self.headers.get("Authorization", ""):
                 self._send(403, {}, DENIED)
+                return
+            if server.refused and self.command in ("PUT", "POST") and server.refused in self.path:
+                self._send(403, {"Content-Type": "application/xml"}, REFUSED)
                 return
             fate = server.fate()
             if fate == "slow":

@@ -158,6 +158,33 @@ def test_credentials_come_from_the_environment_of_the_driver(
     assert len(results_of(s3, "bucket/labels")) == 2
 
 
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ["_run/run.json", "_run/commits/", "report.json", "manifest.json"])
+def test_a_store_that_refuses_in_the_middle_ends_the_job_which_can_go_on(s3: S3Server, model: Model, name: str) -> None:
+    s3.client().pipe_file("bucket/lines/a.txt", b"one\ntwo\nthree\n")
+    out = f"bucket/refused-{name.strip('/').replace('/', '-')}"
+    job = validate_job(
+        {
+            "task": "text-classification",
+            "model": model("bert-classifier"),
+            "read": {"path": "s3://bucket/lines/", "filesystem": s3.filesystem_options},
+            "write": {"path": f"s3://{out}"},
+            "workers": {"num_cpus": 1},
+        }
+    )
+    s3.refused = f"{out}/{name}"
+    try:
+        with pytest.raises(rp.StorageError) as raised:
+            rp.run_job(job)
+    finally:
+        s3.refused = ""
+    assert f"s3://{out}/{name}" in str(raised.value)
+    assert "cannot be written: Access Denied. The credentials are wrong, or may not do this" in str(raised.value)
+    assert str(raised.value).endswith(" What is written stays: the same command goes on from here.")
+    assert rp.run_job(job).report.counts() == {"num_rows": 3, "num_results": 3, "num_errors": 0}
+    assert len(results_of(s3, out)) == 3
+
+
 WRONG = {
     "bucket": ({}, "s3://buckett/in/", r'there is no bucket .buckett.\. Did you mean "bucket"\?'),
     "folder": ({}, "s3://bucket/nothing-here/", "does not exist, or has no files"),

@@ -24,7 +24,7 @@ from ray_pipelines.data.formats.media import BinaryFiles, MediaFiles
 from ray_pipelines.data.formats.schema import unify
 from ray_pipelines.data.formats.unit import Part, Reader, Unit
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
-from ray_pipelines.errors import ConfigError, JobError, RowError, attempt
+from ray_pipelines.errors import ConfigError, RowError, StorageError, attempt
 from ray_pipelines.storage import FilesystemConfig, explain, is_outage
 
 __all__ = [
@@ -68,7 +68,7 @@ def units_of_file(file: SourceFile, read_format: ReadFormat, filesystem: Filesys
     """The units of one file; a file that cannot be opened is one, whose reading will say why.
 
     Raises:
-        JobError: The storage does not answer.
+        StorageError: The storage does not answer.
     """
     units = attempt("read", partial(READERS[read_format].units, file, filesystem))
     if isinstance(units, RowError):
@@ -155,7 +155,7 @@ def read_units(
         of_unit: What becomes of the tables of the unit at an index.
 
     Raises:
-        JobError: The storage does not answer.
+        StorageError: The storage does not answer.
     """
     read = partial(
         read_unit, read_format=read_format, schema=schema, rows_per_table=rows_per_table, filesystem=filesystem
@@ -188,7 +188,7 @@ def read_unit(
         filesystem: How it is reached.
 
     Raises:
-        JobError: The storage does not answer.
+        StorageError: The storage does not answer.
     """
     own = pa.schema([column for column in schema if column.name not in unit.file.partition], schema.metadata)
     row = unit.first_row
@@ -253,7 +253,7 @@ def _raise_outage(file: SourceFile, error: RowError | None, filesystem: Filesyst
     cause = error.__cause__ if error is not None else None
     if isinstance(cause, Exception) and is_outage(cause):
         reason = explain(file.path, cause, filesystem)
-        raise JobError(f"{file.path}: the storage does not answer: {reason}") from None
+        raise StorageError(f"{file.path}: the storage does not answer: {reason}") from None
 
 
 def _tables(source: Iterator[pa.Table] | Future[list[pa.Table]]) -> Iterator[pa.Table]:
