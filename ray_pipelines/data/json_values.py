@@ -6,11 +6,12 @@ import base64
 import datetime
 import decimal
 import math
+import uuid
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["held_type", "json_value", "value_of_json"]
+__all__ = ["array_of_json", "held_type", "json_rows", "json_value"]
 
 HELD_AS_THEY_ARE = (
     pa.types.is_string,
@@ -23,6 +24,21 @@ HELD_AS_THEY_ARE = (
     pa.types.is_null,
 )
 """Types that pyarrow's reader of JSON makes itself."""
+NO_TIME = datetime.timedelta(0)
+
+
+def json_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table for `json_value`: values of extension types as what they are stored in, UUIDs as such.
+
+    >>> json_rows(pa.table({"box": pa.array([[1, 2]], pa.fixed_shape_tensor(pa.int8(), [2]))}))
+    [{'box': [1, 2]}]
+    """
+    for index, field in enumerate(table.schema):
+        stored = _stored(field.type, kept=pa.uuid())
+        if stored != field.type:
+            table = table.set_column(index, field.name, table[index].cast(stored))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def json_value(value: Any) -> Any:
@@ -45,6 +61,9 @@ def json_value(value: Any) -> Any:
         return value
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
+    if isinstance(value, datetime.datetime) and (value.utcoffset() or NO_TIME) % datetime.timedelta(minutes=1):
+        # As zones were before there were railways; pyarrow reads no seconds in an offset.
+        value = value.astimezone(datetime.timezone.utc)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
@@ -60,11 +79,19 @@ def held_type(kind: pa.DataType) -> pa.DataType:
         return pa.list_(held_type(kind.value_type))
     if pa.types.is_dictionary(kind):
         return held_type(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and kind != pa.uuid():
+        return held_type(kind.storage_type)
     return pa.float64() if pa.types.is_floating(kind) or pa.types.is_duration(kind) else pa.string()
 
 
+def array_of_json(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """The values of `kind` that `json_rows` and `json_value` have replaced."""
+    # pyarrow makes no values of extension types that are in others.
+    return pa.array([value_of_json(value, kind) for value in values], type=_stored(kind)).cast(kind)
+
+
 def value_of_json(value: Any, kind: pa.DataType) -> Any:
-    """The value of `kind` that `json_value` has replaced."""
+    """The value that `json_value` has replaced, of `kind` or of the type that it is stored in."""
     if value is None or any(is_kind(kind) for is_kind in HELD_AS_THEY_ARE):
         return value
     if pa.types.is_struct(kind):
@@ -76,6 +103,8 @@ def value_of_json(value: Any, kind: pa.DataType) -> Any:
         return [value_of_json(item, kind.value_type) for item in value]
     if pa.types.is_dictionary(kind):
         return value_of_json(value, kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and kind != pa.uuid():
+        return value_of_json(value, kind.storage_type)
     return _scalar(value, kind)
 
 
@@ -87,9 +116,27 @@ def _scalar(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_decimal(kind):
         return decimal.Decimal(value)
     if pa.types.is_duration(kind):
-        return datetime.timedelta(seconds=value)
+        return round(value * 1e9) if kind.unit == "ns" else datetime.timedelta(seconds=value)
+    if kind == pa.uuid():
+        return uuid.UUID(value).bytes
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
     return base64.b64decode(value) if is_bytes else value
+
+
+def _stored(kind: pa.DataType, kept: pa.DataType | None = None) -> pa.DataType:
+    """The type with each extension type in it, but that which is `kept`, replaced by what it is stored in."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind if kind == kept else _stored(kind.storage_type, kept)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_stored(field.type, kept)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_stored(kind.key_type, kept), kind.item_field.with_type(_stored(kind.item_type, kept)))
+    if _is_list(kind):
+        item = kind.value_field.with_type(_stored(kind.value_type, kept))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(item, kind.list_size)
+        return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
+    return kind
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
-from ray_pipelines.data.json_values import held_type, value_of_json
+from ray_pipelines.data.json_values import array_of_json, held_type
 from ray_pipelines.data.sinks import partitionable, tar_rows
 from ray_pipelines.errors import ConfigError, StorageError
 from ray_pipelines.storage import missing_bucket, probe
@@ -228,8 +228,7 @@ class RunOutput:
         """The table with what JSON lines hold in other types made what it was."""
         for index, field in enumerate(self._schema(kind).field(name) for name in table.column_names):
             if table.schema.field(index).type != field.type:
-                values = [value_of_json(value, field.type) for value in table[index].to_pylist()]
-                table = table.set_column(index, field, pa.array(values, type=field.type))
+                table = table.set_column(index, field, array_of_json(table[index].to_pylist(), field.type))
         return table
 
     def _table_of_file(self, files: pa.Table, kind: str) -> pa.Table:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
-from ray_pipelines.data.json_values import json_value
+from ray_pipelines.data.json_values import json_rows, json_value
 from ray_pipelines.errors import StorageError
 from ray_pipelines.storage import FilesystemConfig, explain, is_outage, read_range, storage_errors
 
@@ -113,7 +113,7 @@ class Sink:
             compression = {"auto": "zstd", "none": "NONE"}.get(self.config.compression, self.config.compression)
             pq.write_table(table, buffer, compression=compression, row_group_size=self.config.rows_per_row_group)
             return buffer.getvalue().to_pybytes(), "parquet", None
-        lines = (json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) for row in table.to_pylist())
+        lines = (json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) for row in json_rows(table))
         data = "".join(f"{line}\n" for line in lines).encode()
         if self.config.compression == "gzip":
             return gzip.compress(data, mtime=0), "jsonl.gz", len(data)
@@ -131,7 +131,7 @@ class Sink:
             tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive,
             ThreadPoolExecutor(MEDIA_THREADS) as threads,
         ):
-            for index, row in enumerate(table.to_pylist()):
+            for index, row in enumerate(json_rows(table)):
                 key = f"{name}-{index:06}"
                 values = [row.pop(column) for column in media]
                 for column, value, (data, ending) in zip(media, values, threads.map(self._medium, values), strict=True):

@@ -137,6 +137,35 @@ def test_json_lines_come_back_with_the_types_of_the_run(
     assert output.to_arrow(columns=["map", "key"]).schema.types == [ODD.schema.field("map").type, pa.int16()]
 
 
+def test_old_zones_nanoseconds_and_tensors_come_back_from_json_lines(tmp_path: Path) -> None:
+    tensors = pa.array([[1.0, 2.0, 3.0, 4.0], None], pa.fixed_shape_tensor(pa.float32(), (2, 2)))
+    took = pa.array([5, None], pa.duration("ns"))
+    table = pa.table(
+        {
+            "old": pa.array([datetime.datetime(1880, 1, 1), None], pa.timestamp("us", "Europe/Berlin")),
+            "at": pa.array([1_700_000_000_000_000_007, None], pa.timestamp("ns")),
+            "zoned": pa.array([1_700_000_000_000_000_007, None], pa.timestamp("ns", "Asia/Kolkata")),
+            "took": took,
+            "uuid": pa.array([b"0123456789abcdef", None], pa.uuid()),
+            "tensor": tensors,
+            "uuids": pa.ListArray.from_arrays([0, 1, 1], pa.array([b"0123456789abcdef"], pa.uuid())),
+            "deep": pa.StructArray.from_arrays([tensors, took], ["tensor", "took"]),
+            "map": pa.array([[("k", 3)], None], pa.map_(pa.string(), pa.duration("ns"))),
+            "fixed": pa.array([[1, 2], None], pa.list_(pa.duration("ns"), 2)),
+            "ats": pa.array([[1, None], None], pa.list_(pa.timestamp("ns", "UTC"))),
+        }
+    )
+    (file,) = Sink(WriteConfig(path="x", format="jsonl"), FilesystemConfig()).results(table, "part-0", "{}")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / file.path).write_bytes(file.data)
+    output = finished_run(tmp_path, table.schema)
+    for name in table.column_names:
+        assert output.to_arrow(columns=[name])[name].equals(table[name]), name
+    assert b'"uuid": "30313233-3435-3637-3839-616263646566"' in file.data
+    assert b'"old": "1880-01-01T00:00:00+00:00"' in file.data
+    assert b'"at": "2023-11-14T22:13:20.000000007"' in file.data
+
+
 def test_json_lines_are_parsed_file_by_file_whether_gzipped_or_not(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     files, values = [], [["short"] * 200_000, ["é" * 1_000_000, "short"], ["short"] * 150_000]
