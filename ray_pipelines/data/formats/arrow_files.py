@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.formats.parquet import conformed
+from ray_pipelines.data.formats.schema import left_out
 from ray_pipelines.data.formats.unit import Part, Unit
 from ray_pipelines.storage import FilesystemConfig, open_file
 
@@ -38,9 +39,10 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
             if isinstance(reader, pa.ipc.RecordBatchFileReader)
             else reader
         )
+        unknown = left_out(reader.schema, schema)
         for batch in batches:
             for start in range(0, batch.num_rows, rows_per_table):
-                yield conformed(batch.slice(start, rows_per_table), schema)
+                yield conformed(batch.slice(start, rows_per_table), schema).with_left_out(unknown)
 
 
 def _opened(stream: Any) -> Any:

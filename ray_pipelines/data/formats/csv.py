@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from ray_pipelines.data.files import SourceFile, extension
+from ray_pipelines.data.formats.schema import left_out
 from ray_pipelines.data.formats.unit import Part, Unit, conform
 from ray_pipelines.errors import InvalidInput, RowError
 from ray_pipelines.storage import FilesystemConfig, open_file
@@ -63,19 +65,21 @@ def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:
 def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: FilesystemConfig) -> Iterator[Part]:
     """The rows after the header, from 0; lines that do not fit come last."""
     with open_file(unit.file.path, filesystem) as stream:
-        if not _peek(stream):
+        header = _peek(stream)
+        if not header:
             return
+    unknown = left_out(pa.schema([(name, pa.string()) for name in _names(header, unit.file)]), schema)
     last = -1
     try:
         for table, positions, errors in _parts(unit, schema, rows_per_table, filesystem, UTF8):
             last = max(positions, default=last)
-            yield Part(table, positions, errors)
+            yield Part(table, positions, errors).with_left_out(unknown)
     except NOT_UTF8:
         # pyarrow stops at a line that has too many values and is not UTF-8: it cannot show it to `note`.
         for table, positions, errors in _parts(unit, schema, rows_per_table, filesystem, BYTES):
             first = next((index for index, position in enumerate(positions) if position > last), None)
             if first is not None:
-                yield Part(table.slice(first), positions[first:], errors[first:])
+                yield Part(table.slice(first), positions[first:], errors[first:]).with_left_out(unknown)
 
 
 def _parts(
@@ -155,6 +159,15 @@ def _peek(stream: Any) -> bytes:
             assert isinstance(line, bytes)
             return line
     return b""
+
+
+def _names(header: bytes, file: SourceFile) -> list[str]:
+    """The names in the header; none where it is more than a line."""
+    text = header.decode("utf-8-sig", "replace").rstrip("\r\n")
+    try:
+        return next(csv.reader([text], delimiter=_options(file).delimiter, strict=True))
+    except csv.Error:
+        return []
 
 
 def _parse(values: pa.Array, to: pa.DataType) -> pa.Array:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_pipelines.data.files import SourceFile
+from ray_pipelines.data.formats.schema import left_out
 from ray_pipelines.data.formats.unit import Part, Unit, conform
 from ray_pipelines.errors import RowError
 from ray_pipelines.storage import FilesystemConfig, open_file
@@ -50,8 +51,9 @@ def read(unit: Unit, schema: pa.Schema, rows_per_table: int, filesystem: Filesys
         present = [name for name in schema.names if name in file.schema_arrow.names]
         # Without any column there would be no rows to count.
         columns = present or file.schema_arrow.names[:1]
+        unknown = left_out(file.schema_arrow, schema)
         for batch in file.iter_batches(batch_size=rows_per_table, row_groups=groups, columns=columns):
-            yield conformed(batch, schema)
+            yield conformed(batch, schema).with_left_out(unknown)
 
 
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> Part:

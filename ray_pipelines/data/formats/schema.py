@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.errors import ConfigError
 
-__all__ = ["ALL_COLUMNS", "JSON_TEXT", "merged", "unify"]
+__all__ = ["ALL_COLUMNS", "JSON_TEXT", "left_out", "merged", "unify"]
 
 ALL_COLUMNS = {b"columns": b"all"}
 """Metadata of a schema that has every column of the samples: a name that it lacks is one that they lack."""
@@ -68,6 +68,34 @@ def unify(schemas: Mapping[str, pa.Schema], read_format: ReadFormat, text_column
             for name, (one, _) in types.items()
         ]
     )
+
+
+def left_out(of_file: pa.Schema, wanted: pa.Schema) -> frozenset[str]:
+    """The paths of what the columns of a file have and `wanted` has not; a column that nobody asks for is no loss.
+
+    >>> both, one = pa.struct({"a": pa.int8(), "b": pa.int8()}), pa.struct({"a": pa.int8()})
+    >>> left_out(pa.schema({"x": pa.list_(both), "y": one}), pa.schema({"x": pa.list_(one)}))
+    frozenset({'x.b'})
+    """
+    has_all = wanted.metadata == ALL_COLUMNS
+    columns = [column for column in of_file if has_all or column.name in wanted.names]
+    return frozenset(_left_out(columns, {column.name: column.type for column in wanted}))
+
+
+def _left_out(fields: Iterable[pa.Field], known: Mapping[str, pa.DataType], path: str = "") -> Iterator[str]:
+    for field in fields:
+        inner, other = field.type, known.get(field.name)
+        if other is None:
+            yield from () if pa.types.is_null(inner) else (f"{path}{field.name}",)
+            continue
+        while _is_list(inner) and _is_list(other):
+            inner, other = inner.value_type, other.value_type
+        if pa.types.is_struct(inner) and pa.types.is_struct(other):
+            yield from _left_out(inner, {one.name: one.type for one in other}, f"{path}{field.name}.")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -56,6 +56,13 @@ class Part:
     positions: Sequence[int] | None = None
     errors: Sequence[RowError | None] | None = None
     left_out: Sequence[AbstractSet[str]] | None = None
+
+    def with_left_out(self, names: AbstractSet[str]) -> Part:
+        """The part, of which every row that could be read has values of these names that the table lacks."""
+        if not names:
+            return self
+        errors = self.errors or [None] * self.table.num_rows
+        return replace(self, left_out=[frozenset() if error else names for error in errors])
 
 
 class Reader(Protocol):

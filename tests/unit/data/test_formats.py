@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -240,6 +241,42 @@ def test_names_that_no_sampled_row_has_are_counted(metadata: dict[bytes, bytes] 
     tables = list(read_units(units_of_file(files[0], "jsonl", LOCAL), "jsonl", schema, 1000, LOCAL))
     assert left_out_of(tables[1].slice(0, 2)) == {**({"new": 2} if metadata else {}), "deep.more": 1, "deep.items.b": 1}
     assert left_out_of(tables[1].slice(2)) == left_out_of(tables[0]) == {}
+
+
+@pytest.mark.parametrize("metadata", [ALL_COLUMNS, None])
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "csv"])
+def test_columns_that_no_sampled_file_has_are_counted(
+    ending: str, metadata: dict[bytes, bytes] | None, tmp_path: Path
+) -> None:
+    deep = pa.array([{"a": 1, "more": 2}] * 2, pa.struct({"a": pa.int64(), "more": pa.int64()}))
+    late = pa.table({"key": [1, 2], "text": ["b", "c"], "new": [None, 3], "nothing": pa.nulls(2)})
+    late = late.append_column("deep", pa.ListArray.from_arrays([0, 1, 2], deep))
+    for index in range(40):
+        path = tmp_path / f"key=7/{index:02}.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        early = pa.table({"text": ["a"], "deep": pa.array([[{"a": 1}]])})
+        table = late if index == 39 else early
+        if ending == "parquet":
+            pq.write_table(table, path)
+        elif ending == "arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pa.csv.write_csv(table.drop_columns(["deep"]), path)
+    read_format, files = find_files(ReadConfig(path=str(tmp_path)), LOCAL)
+    schema = sample_schema(files, read_format, ["text"], LOCAL).with_metadata(metadata)
+    assert schema.names == ["text", *(["deep"] if ending != "csv" else []), "key"]
+    units = [unit for file in files for unit in units_of_file(file, read_format, LOCAL)]
+    table = pa.concat_tables(read_units(units, read_format, schema, 1000, LOCAL))
+    expected = {"new": 2} if metadata else {}
+    if ending == "csv":
+        # In a file of texts, nothing is known to be nothing.
+        expected |= {"nothing": 2} if metadata else {}
+    else:
+        expected |= {"deep.more": 2}
+    assert left_out_of(table) == expected
+    assert table["text"].to_pylist()[-3:] == ["a", "b", "c"]
+    assert table[READ_ERROR_COLUMN].null_count == len(table)
 
 
 def test_an_endless_line_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
