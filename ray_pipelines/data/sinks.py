@@ -8,7 +8,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ PARTITION_TYPES = (
     pa.types.is_timestamp,
 )
 """Types of which pyarrow reads values out of the names of folders."""
+PARTITION_NAME = re.compile(r"[^/=%]+")
+"""A name that pyarrow finds again in that of a folder."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +212,16 @@ def _partition_text(value: Any) -> str:
 def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence[str]) -> list[str]:
     """Why results cannot be partitioned by `columns`."""
     problems = []
-    for name in columns:
+    for name, count in Counter(columns).items():
+        if count > 1:
+            problems.append(f'write.partition_by: has "{name}" {count} times. Name it once.')
         if name not in kept:
             problems.append(
                 f'write.partition_by: expected columns that are kept; "{name}" is not. Add it to write.columns.'
             )
             continue
+        if not PARTITION_NAME.fullmatch(name):
+            problems.append(f'write.partition_by: expected names without / = and %, as of folders; got "{name}".')
         kind = schema.field(name).type
         if not any(is_kind(kind) for is_kind in PARTITION_TYPES) or kind == pa.time64("ns"):
             problems.append(f'write.partition_by: expected texts, whole numbers or dates; column "{name}" is {kind}.')
@@ -231,12 +239,21 @@ def partitionable(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 
 def column_problems(write: WriteConfig, schema: pa.Schema) -> list[str]:
     """Why results cannot have the columns of `schema`."""
+    is_parquet = write.format == "parquet"
+    name, other = ("Parquet", "jsonl") if is_parquet else ("JSON", "parquet")
     return [
-        f'write.columns: column "{field.name}" is {field.type}, which Parquet cannot hold. Leave it out with '
-        "write.columns, or set write.format: jsonl."
+        f'write.columns: column "{field.name}" is {field.type}, which {name} cannot hold. Leave it out with '
+        f"write.columns, or set write.format: {other}."
         for field in schema
-        if write.format == "parquet" and not _is_writable(field)
+        if (not _is_writable(field) if is_parquet else _has_a_name_twice(field.type))
     ]
+
+
+def _has_a_name_twice(kind: pa.DataType) -> bool:
+    """Whether objects in values of a type have two fields of one name."""
+    fields = [kind.field(index) for index in range(kind.num_fields)]
+    names = {field.name for field in fields}
+    return (pa.types.is_struct(kind) and len(names) < len(fields)) or any(_has_a_name_twice(f.type) for f in fields)
 
 
 def _is_writable(field: pa.Field) -> bool:

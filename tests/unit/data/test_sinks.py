@@ -125,6 +125,22 @@ def test_partition_columns_are_kept_and_simple() -> None:
     assert partition_problems(["lang"], schema, schema.names) == []
     assert "not. Add it to write.columns" in partition_problems(["lang"], schema, ["score"])[0]
     assert len(partition_problems(["score", "tags"], schema, schema.names)) == 2
+    assert partition_problems(["lang", "lang"], schema, schema.names) == [
+        'write.partition_by: has "lang" 2 times. Name it once.'
+    ]
+    for name in ("a/b", "a=b", "a%20b", ""):
+        odd = pa.schema([(name, pa.string()), ("a b.c", pa.string())])
+        (problem,) = partition_problems([name, "a b.c"], odd, odd.names)
+        assert f'expected names without / = and %, as of folders; got "{name}"' in problem
+
+
+def test_a_column_with_two_fields_of_one_name_is_refused_where_it_becomes_json() -> None:
+    twice = pa.struct([("x", pa.int8()), ("x", pa.int8())])
+    schema = pa.schema({"fine": pa.map_(pa.string(), pa.int8()), "odd": pa.list_(twice)})
+    assert column_problems(WriteConfig(path="x"), schema) == []
+    for write_format in ("jsonl", "webdataset"):
+        (problem,) = column_problems(WriteConfig.model_validate({"path": "x", "format": write_format}), schema)
+        assert 'column "odd" is' in problem and "which JSON cannot hold" in problem
 
 
 DAY = datetime.datetime(2026, 1, 2, 3, 4, 5)
