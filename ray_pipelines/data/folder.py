@@ -90,7 +90,8 @@ class Folder:
             return None
         with self._reaching("read", name):
             values = json.loads(data)
-        assert isinstance(values, dict)
+            if not isinstance(values, dict):
+                raise ValueError("expected an object")
         return values
 
     def sizes(self, below: str = "") -> dict[str, int]:

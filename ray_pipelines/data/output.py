@@ -73,10 +73,12 @@ class Output:
             if self.folder.is_file():
                 return [f"write.path: {self.path} is a file; expected a folder."]
             names = self.folder.top_names()
+            # Other programs too have folders called results, and files called manifest.json.
+            is_of_run = "_run" in names or _is_manifest(self.folder.read_json(MANIFEST) if MANIFEST in names else None)
         except StorageError as error:
             return [f"write.path: {error}"]
-        if names - OURS and not (names & {MANIFEST, "_run"}):
-            found = ", ".join(sorted(names - OURS)[:3])
+        if names and not is_of_run:
+            found = ", ".join(sorted(names - OURS or names)[:3])
             return [f"write.path: {self.path} holds files that no run has written ({found}). Choose another folder."]
         if MANIFEST in names and mode != "overwrite":
             return [
@@ -261,10 +263,17 @@ def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | No
     config = FilesystemConfig.model_validate(filesystem or {})
     folder = Folder.of(path, config.resolved())
     manifest = folder.read_json(MANIFEST)
-    if manifest is None:
-        state = "an unfinished run; run the same job again" if folder.read(RUN) is not None else "no manifest.json"
+    if manifest is None or not _is_manifest(manifest):
+        state = (
+            "an unfinished run; run the same job again" if folder.read(RUN) is not None else "no manifest.json of one"
+        )
         raise ConfigError(f"{path}: expected the output of a finished run; found {state}.")
     return RunOutput(folder, manifest)
+
+
+def _is_manifest(values: Mapping[str, Any] | None) -> bool:
+    """Whether `manifest.json` is that of a finished run."""
+    return values is not None and {"files", "schemas"} <= values.keys()
 
 
 def schema_to_text(schema: pa.Schema) -> str:

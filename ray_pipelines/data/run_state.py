@@ -28,7 +28,7 @@ from ray_pipelines.data.resume import COMMITS, Ledger
 from ray_pipelines.engine.identity import differences, digest_of
 from ray_pipelines.errors import ConfigError, JobError
 
-__all__ = ["Run", "RunRecord", "finish_cleaning", "inventory_of", "new_run_id", "open_retry", "open_run"]
+__all__ = ["Run", "RunRecord", "finish_cleaning", "inventory_of", "new_run_id", "open_retry", "open_run", "read_record"]
 
 logger = logging.getLogger(__name__)
 
@@ -166,13 +166,23 @@ def open_retry(
 
 
 def read_record(output: Output) -> RunRecord | None:
-    """The record of the unfinished run in an output, if there is one; a finished one is cleaned up."""
+    """The record of the unfinished run in an output, if there is one; a finished one is cleaned up.
+
+    Raises:
+        ConfigError: It is not one that this version can go on with.
+    """
     values = output.folder.read_json(RUN)
     if values is None:
         return None
-    record = RunRecord(**values)
+    try:
+        record = RunRecord(**values)
+    except TypeError:
+        raise ConfigError(
+            f"write.path: {output.path}/{RUN} is of another version of this package. Go on with that, choose another "
+            "folder, or remove this one."
+        ) from None
     manifest = output.folder.read_json(MANIFEST)
-    if manifest is None or manifest["run_id"] != record.run_id:
+    if manifest is None or manifest.get("run_id") != record.run_id:
         return record
     clean_up(output, manifest["files"], manifest["sources"])
     return None
@@ -201,7 +211,7 @@ def finish_cleaning(output: Output) -> None:
     if output.problems("overwrite") or (record := output.folder.read_json(RUN)) is None:
         return
     manifest = output.folder.read_json(MANIFEST)
-    if manifest is not None and record["run_id"] == manifest["run_id"]:
+    if manifest is not None and record.get("run_id") == manifest.get("run_id"):
         with hold_lease(output.folder, record["run_id"]):
             read_record(output)
 

@@ -17,7 +17,8 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
-from ray_pipelines.data.output import RunOutput, schema_to_text
+from ray_pipelines.data.folder import Folder
+from ray_pipelines.data.output import Output, RunOutput, schema_to_text
 from ray_pipelines.data.resume import OutputFile
 from ray_pipelines.data.sinks import Sink
 
@@ -95,6 +96,17 @@ def test_dead_letters_and_chosen_columns(output: rp.RunOutput) -> None:
 def test_column_that_is_not_there_is_refused_with_the_one_that_is_meant(output: rp.RunOutput) -> None:
     with pytest.raises(rp.ConfigError, match=r'no column "predictions".*prediction.*It has: id, prediction'):
         output.to_arrow(columns=["id", "predictions"])
+
+
+@pytest.mark.parametrize("name", ["results/mine.txt", "manifest.json", "mine.txt"])
+def test_files_of_others_are_not_taken_for_those_of_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"name": "of another program", "files": []}')
+    for mode in ("resume", "overwrite"):
+        (problem,) = Output(Folder(str(tmp_path))).problems(mode)
+        assert f"holds files that no run has written ({name.split('/')[0]})" in problem
+    with pytest.raises(rp.ConfigError, match="expected the output of a finished run; found no manifest"):
+        rp.read_output(str(tmp_path))
 
 
 DAY = datetime.datetime(2026, 1, 2, 3, 4, 5, 6)

@@ -15,7 +15,7 @@ from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.output import MANIFEST, RUN, Output, schema_to_text
 from ray_pipelines.data.resume import Ledger
-from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning
+from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning, read_record
 from ray_pipelines.errors import ConfigError
 
 KEPT = {"results/new.parquet", "dead_letters/new.parquet", "_run/sources-b.parquet", MANIFEST}
@@ -72,6 +72,8 @@ def test_an_unfinished_run_and_a_folder_of_somebody_else_are_left_as_they_are(tm
     before = output.folder.sizes()
     finish_cleaning(output)
     assert output.folder.sizes() == before
+    with pytest.raises(ConfigError, match=r"_run/run\.json is of another version of this package"):
+        read_record(output)
     finish_cleaning(Output(Folder(str(tmp_path / "nothing"))))
     assert not (tmp_path / "nothing").exists()
 
