@@ -9,7 +9,7 @@ interrupted run has written are left out, files of which all rows are written ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -139,6 +139,7 @@ def describe_input(job: Job) -> Input:
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
     wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}
+    wanted |= _column_that_counts(wanted, schema, files)
     hidden = {task.preparation.column for _, task in parts.values() if task.preparation is not None}
     problems += [
         f'read.path: the dataset has a column "{name}", a name that this package uses itself. Rename it, or leave it '
@@ -159,6 +160,13 @@ def describe_input(job: Job) -> Input:
         kept_columns=tuple(name for name in schema.names if name in kept),
         filesystem=filesystem,
     )
+
+
+def _column_that_counts(wanted: Collection[str], schema: pa.Schema, files: Sequence[SourceFile]) -> set[str]:
+    """A column of the files where none is wanted, as a table without columns has no rows; nothing otherwise."""
+    of_folders = {name for file in files for name in file.partition}
+    in_files = [name for name in schema.names if name not in of_folders]
+    return set() if set(in_files) & set(wanted) else set(in_files[:1])
 
 
 def _check_names(files: Sequence[SourceFile]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import ray_pipelines as rp
 from ray_pipelines import data
+from ray_pipelines.data.formats import read_units, units_of_file
 from ray_pipelines.data.read import INTERNAL_COLUMNS, Input, describe_input
 from ray_pipelines.job_file import validate_job
 
@@ -33,6 +34,26 @@ def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "in/a.parquet").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.parquet"))
     with pytest.raises(rp.ConfigError, match=r"^read\.path: expected names in UTF-8; got .*caf\\xe9\.parquet\."):
         described(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "arrow"])
+def test_rows_of_which_no_column_is_wanted_are_read_all_the_same(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"in/text=a/0.{ending}"
+    path.parent.mkdir(parents=True)
+    table = pa.table({"n": [1, 2], "m": [3, 4]})
+    if ending == "parquet":
+        pq.write_table(table, path)
+    elif ending == "arrow":
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        path.write_text("n,m\n1,3\n2,4\n" if ending == "csv" else '{"n": 1, "m": 3}\n{"n": 2, "m": 4}\n')
+    for inputs in ({"text": "text"}, {"text": {"constant": "a"}}):
+        source = described(tmp_path, inputs=inputs, write={"path": str(tmp_path / "out"), "columns": []})
+        assert source.kept_columns == () and "n" in source.dropped_columns and "m" not in source.schema.names
+        (unit,) = units_of_file(source.files[0], source.read_format, source.filesystem)
+        tables = read_units([unit], source.read_format, source.schema, 10, source.filesystem)
+        assert sum(table.num_rows for table in tables) == 2
 
 
 @pytest.mark.parametrize("name", INTERNAL_COLUMNS)
