@@ -156,8 +156,9 @@ class RunOutput:
         names = self.manifest["files"][kind]
         if not names:
             return ray.data.from_arrow(self._schema(kind).empty_table())
-        if names[0].endswith(".parquet") and not self._partition_columns(kind):
-            filesystem, root = self.folder.arrow()
+        filesystem, root = self.folder.arrow()
+        # Ray finds no extension behind a question mark.
+        if names[0].endswith(".parquet") and "?" not in root and not self._partition_columns(kind):
             return ray.data.read_parquet([f"{root}/{name}" for name in names], filesystem=filesystem, partitioning=None)
         files = ray.data.from_items([{"name": name} for name in names])
         return files.map_batches(partial(self._table_of_file, kind=kind), batch_size=1, batch_format="pyarrow")

@@ -114,7 +114,7 @@ def test_a_ray_dataset_has_the_values_and_types_of_the_table(
             "name": ["01", "x/y", None],
         }
     )
-    folder = tmp_path / "of=others"
+    folder = tmp_path / "of=others #%20?"
     sink = Sink(WriteConfig(path="x", format=format, partition_by=partition_by), FilesystemConfig())
     for file in sink.results(table, "part-0", "{}"):
         (folder / "results" / file.path).parent.mkdir(parents=True, exist_ok=True)
