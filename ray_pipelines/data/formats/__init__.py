@@ -16,7 +16,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_pipelines.arrow import errors_to_arrow
+from ray_pipelines.arrow import errors_to_arrow, set_column
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.formats import arrow_files, csv, jsonl, parquet, text, webdataset
@@ -190,7 +190,9 @@ def read_unit(
     Raises:
         StorageError: The storage does not answer.
     """
-    own = pa.schema([column for column in schema if column.name not in unit.file.partition], schema.metadata)
+    # A table without columns would have no rows.
+    of_file = [column for column in schema if column.name not in unit.file.partition] or list(schema)
+    own = pa.schema(of_file, schema.metadata)
     row = unit.first_row
     parts = READERS[read_format].read(unit, own, rows_per_table, filesystem)
     while True:
@@ -213,9 +215,9 @@ def _with_origin(part: Part, unit: Unit, schema: pa.Schema, first_row: int) -> p
     num_rows = part.table.num_rows
     table = part.table
     for column in schema:
-        if column.name in unit.file.partition and column.name not in table.column_names:
+        if column.name in unit.file.partition:
             value = _of_folder(unit.file.partition[column.name], column)
-            table = table.append_column(column.name, pa.repeat(value, num_rows))
+            table = set_column(table, column.name, pa.repeat(value, num_rows))
     positions = part.positions if part.positions is not None else range(first_row, first_row + num_rows)
     return (
         table.select(schema.names)

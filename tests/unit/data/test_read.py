@@ -36,6 +36,15 @@ def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> Non
         described(tmp_path)
 
 
+def test_a_file_whose_only_column_is_that_of_its_folder_has_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "in/text=of folder").mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "in/text=of folder/a.parquet")
+    source = described(tmp_path)
+    (unit,) = units_of_file(source.files[0], source.read_format, source.filesystem)
+    (table,) = read_units([unit], source.read_format, source.schema, 10, source.filesystem)
+    assert table["text"].to_pylist() == ["of folder"] * 2
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "arrow"])
 def test_rows_of_which_no_column_is_wanted_are_read_all_the_same(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"in/text=a/0.{ending}"
