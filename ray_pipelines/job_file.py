@@ -163,6 +163,8 @@ def _task_problems(values: Mapping[str, Any]) -> list[str]:
         task = tasks.get(values["task"])
     except ConfigError as error:
         return [] if _has_own_pipeline(model) else list(error.problems)
+    if isinstance(model, dict) and model.get("pipeline_class"):
+        task = tasks.resolve(values["task"], has_own_pipeline=True, has_own_parameters=True)
     problems: list[str] = []
     if isinstance(parameters, dict):
         try:

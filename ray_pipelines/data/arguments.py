@@ -175,7 +175,7 @@ def pipeline(
     if isinstance(task, str):
         own = bool(pipeline_class) or bool(trust_remote_code)
         try:
-            resolved = tasks.resolve(task, has_own_pipeline=own)
+            resolved = tasks.resolve(task, has_own_pipeline=own, has_own_parameters=bool(pipeline_class))
             task_parameters = modern_parameters(resolved.name, task_parameters)
             tasks.validate_parameters(resolved, task_parameters)
         except ConfigError as error:

@@ -109,7 +109,8 @@ class PipelineSpec:
     @property
     def task(self) -> tasks.Task:
         """The task."""
-        return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
+        has_own_class = bool(self.model.pipeline_class or "pipeline_class" in self.instances)
+        return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline, has_own_parameters=has_own_class)
 
     def __call__(
         self, dataset: Dataset, *, prediction_type: pa.DataType | Literal["infer"] | None = None, **inputs: Any

@@ -158,7 +158,9 @@ class WorkerSetup:
         from ray_pipelines.engine.load import load_runner
 
         torch.set_num_threads(self.num_threads if weights else 1)
-        task = tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline)
+        # They were checked before: what only a class of the user's knows is among them.
+        own = self.has_own_pipeline
+        task = tasks.resolve(self.task_name, has_own_pipeline=own, has_own_parameters=own)
         parameters = tasks.validate_parameters(task, self.parameters)
         if self.results_as_they_come:
             from ray_pipelines.engine.plain import plain

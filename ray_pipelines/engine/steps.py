@@ -35,6 +35,7 @@ from ray_pipelines.tasks import RowCall, Task
 __all__ = ["Steps"]
 
 logger = logging.getLogger(__name__)
+KNOWN_MODULES = ("transformers.", "ray_pipelines.")
 
 
 class Steps:
@@ -72,14 +73,14 @@ class Steps:
         self.is_generic = task.result_type is None
         self.num_truncated = 0
         self.extra_cost = new_tokens(pipe)
-        self._call_arguments = _required_arguments(pipe, parameters.model_dump()) if self.is_generic else {}
+        self._call_arguments = _call_arguments(pipe, parameters.model_dump()) if self.is_generic else {}
         self._step_parameters = _step_parameters(pipe)
         self._cut_at = cut_at(pipe)
-        is_known = type(pipe).preprocess.__module__.startswith(("transformers.", "ray_pipelines."))
+        is_known = type(pipe).preprocess.__module__.startswith(KNOWN_MODULES)
         can_group = task.preprocess_many is not None and is_known and not self.is_random and not self.is_generic
         self.group_size = task.group_size if can_group else 1
         self._many_is_checked = False
-        is_known = type(pipe).postprocess.__module__.startswith(("transformers.", "ray_pipelines."))
+        is_known = type(pipe).postprocess.__module__.startswith(KNOWN_MODULES)
         self.can_finish_many = task.postprocess_many is not None and is_known and not self.is_generic
         self._finishing_is_checked = False
 
@@ -381,11 +382,18 @@ class _Reached(Exception):
         self.step_parameters = (preprocess, forward, postprocess)
 
 
-def _required_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the pipeline's `__call__` demands beside the item, such as `candidate_labels`."""
+def _call_arguments(pipe: Pipeline, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are part of a call beside the item.
+
+    `candidate_labels` and its like are demanded there. What a class of the user's takes in `_sanitize_parameters` is
+    said again, as a default there would stand in place of what the pipeline was made with.
+    """
     _, *others = inspect.signature(pipe.__call__).parameters.values()
-    required = [p.name for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-    return {name: parameters[name] for name in required if name in parameters}
+    named = {p.name for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty}
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in others)
+    if takes_more and not type(pipe)._sanitize_parameters.__module__.startswith(KNOWN_MODULES):
+        named |= parameters.keys() - inspect.signature(type(pipe).__init__).parameters.keys()
+    return {name: value for name, value in parameters.items() if name in named}
 
 
 def _pinned(inputs: Any, device: torch.device) -> Any:

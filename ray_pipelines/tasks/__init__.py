@@ -273,12 +273,26 @@ class _AnyParameters(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
-def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
+@functools.lru_cache
+def _open(parameters: type[BaseModel]) -> type[BaseModel]:
+    """The parameters, and any others besides."""
+    return type(parameters.__name__, (parameters,), {"model_config": ConfigDict(extra="allow"), "__module__": __name__})
+
+
+def _with_own_parameters(task: Task) -> Task:
+    def pipeline_parameters(parameters: BaseModel) -> dict[str, Any]:
+        return {**(parameters.model_extra or {}), **task.pipeline_parameters(parameters)}
+
+    return dataclasses.replace(task, parameters=_open(task.parameters), pipeline_parameters=pipeline_parameters)
+
+
+def resolve(name: str, *, has_own_pipeline: bool = False, has_own_parameters: bool = False) -> Task:
     """The task called `name`, or `generic` for one that only its pipeline knows.
 
     Args:
         name: Task id or alias.
         has_own_pipeline: The user brings a pipeline (`pipeline_class`, or code of the hub), so any name will do.
+        has_own_parameters: The user brings its class, which may take parameters that the task has not.
 
     Raises:
         ConfigError: Nobody knows the task.
@@ -288,7 +302,7 @@ def resolve(name: str, *, has_own_pipeline: bool = False) -> Task:
     is_registered = transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
     if not known and (is_registered or has_own_pipeline):
         return generic(name)
-    task = get(name)
+    task = _with_own_parameters(get(name)) if has_own_parameters else get(name)
     # Nobody knows what its postprocessing wants, nor whether it makes chunks.
     return dataclasses.replace(task, chunked=None, kept_outputs=None) if has_own_pipeline else task
 

@@ -341,3 +341,11 @@ def test_schema_knows_several_tasks() -> None:
 )
 def test_a_last_slash_of_the_output_says_nothing(written: str, path: str) -> None:
     assert validate_job({**GOOD, "write": {"path": written}}).write.path == path
+
+
+def test_job_of_an_own_class_may_have_parameters_of_its_own() -> None:
+    own = {**GOOD, "task": "text-classification", "parameters": {"is_loud": True}}
+    job = validate_job({**own, "model": {"name": "m", "pipeline_class": "a:B"}})
+    assert job.parameters == {"is_loud": True}
+    (problem,) = problems_of(task="text-classification", parameters={"is_loud": True})
+    assert problem.startswith("parameters.is_loud: unknown name")
