@@ -43,7 +43,7 @@ DICTIONARIES = {"tools", "documents", "questions", "generate_kwargs"}
 """Parameters made of dictionaries that hold texts and numbers only; `generate_kwargs` is read key by key."""
 SPEECH_ARGUMENTS = {"language", "task"}
 
-FLATTENED = ("generate_parameters", "generation_parameters", "generate_kwargs")
+FLATTENED = ("generate_parameters", "generation_parameters", "generation_config", "generate_kwargs")
 """Keys below which clients put parameters of generation."""
 RENAMED = {
     "stop": "stop_sequence",
@@ -139,12 +139,11 @@ def client_parameters(
     values = _by_own_names(task, sent)
     own = {name: values.pop(name) for name in TGI_ONLY & values.keys() if name not in task.parameters.model_fields}
     _refuse_what_nobody_does(own)
-    names = parameter_names(task)
-    for name in values:
-        if name in task.parameters.model_fields and name not in names:
-            raise Refused(422, f"parameters.{name}: may not be set by a request.")
+    _refuse_denied(task, values)
     try:
         values = modern_parameters(task.name, values)
+        # An old name may stand for one that is denied.
+        _refuse_denied(task, values)
         validated = tasks.validate_parameters(task, {**defaults, **values})
     except ConfigError as error:
         raise Refused(422, "; ".join(error.problems)[:1000]) from None
@@ -158,6 +157,16 @@ def client_parameters(
         truncate_tokens=_whole_number(own, "truncate", 1, 1 << 30),
         details=bool(own.get("details")),
     )
+
+
+def _refuse_denied(task: Task, values: Mapping[str, Any]) -> None:
+    names = parameter_names(task)
+    for name in values:
+        if name in task.parameters.model_fields and name not in names:
+            raise Refused(422, f"parameters.{name}: may not be set by a request.")
+    for name in values.get("generate_kwargs") or ():
+        if name not in SPEECH_ARGUMENTS:
+            raise Refused(422, f"parameters.generate_kwargs.{str(name)[:40]}: may not be set by a request.")
 
 
 def _is_denied(name: str, annotation: Any) -> bool:
@@ -195,7 +204,9 @@ def _merge_generation(task: Task, where: str, nested: Mapping[str, Any], values:
             if not isinstance(value, str) or len(value) > 40:
                 raise Refused(422, f"parameters.{where}.{name}: expected a short string.")
             values["generate_kwargs"] = {**values.get("generate_kwargs", {}), name: value}
-        elif name in GenerationParameters.model_fields or name in task.parameters.model_fields:
+        elif name not in FLATTENED and (
+            name in GenerationParameters.model_fields or name in task.parameters.model_fields
+        ):
             values.setdefault(name, value)
         else:
             raise Refused(422, f"parameters.{where}.{str(name)[:40]}: is not known, or may not be set by a request.")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from ray_pipelines import tasks
 from ray_pipelines.serve.config import ClientLimits
-from ray_pipelines.serve.parameters import client_parameters, parameter_names
+from ray_pipelines.serve.parameters import DENIED, FLATTENED, client_parameters, parameter_names
 from ray_pipelines.serve.refusals import Refused
 
 LIMITS = ClientLimits()
@@ -74,6 +75,25 @@ def test_no_task_lets_clients_set_what_reaches_into_libraries(name: str) -> None
     assert not allowed & {"custom_generate", "trust_remote_code", "tesseract_config", "vocoder", "assistant_model",
                           "cache_config", "compile_config", "tokenizer_kwargs", "tokenize_kwargs", "timeout",
                           "model_kwargs", "forward_params", "device", "batch_size"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_no_mapping_around_a_parameter_hides_it(name: str) -> None:
+    task = tasks.get(name)
+    denied = set(task.parameters.model_fields) - set(parameter_names(task)) | {*DENIED, "custom_generate"}
+    for parameter in denied - {*FLATTENED, "timeout"}:
+        for value in (7, True, "org/repo", {"a": 1}):
+            for first, second in itertools.product(FLATTENED, (None, *FLATTENED)):
+                inner = {parameter: value}
+                with pytest.raises(Refused):
+                    accepted(name, {first: inner if second is None else {second: inner}})
+
+
+def test_generation_config_is_as_if_its_fields_stood_by_themselves() -> None:
+    made = accepted("text-generation", {"generation_config": {"max_new_tokens": 5, "top_k": None}})
+    assert dict(made.task) == {"max_new_tokens": 5}
+    with pytest.raises(Refused, match="max_new_tokens"):
+        accepted("text-generation", {"generation_config": {"max_new_tokens": 10**7}})
 
 
 @pytest.mark.parametrize("template", ["{:>9000000}", "{0.__class__.__mro__}", "{}{}", "{", "none", "x" * 400 + "{}"])
