@@ -22,6 +22,7 @@ __all__ = [
     "RLE_TYPE",
     "TENSORS_TYPE",
     "errors_to_arrow",
+    "is_list",
     "results_to_arrow",
     "set_column",
 ]
@@ -89,3 +90,8 @@ def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     """`table` with the column called `name` added, or replaced where it is."""
     index = table.schema.get_field_index(name)
     return table.append_column(name, column) if index < 0 else table.set_column(index, name, column)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of a type are lists, of any or of a fixed length."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

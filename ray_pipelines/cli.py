@@ -253,9 +253,10 @@ def check(job_file: JobFile, settings: Settings = None) -> None:
         source = check_job(job)
     except RayPipelinesError as error:
         _fail_of(job_file, error)
-    size_mb = sum(file.num_bytes for file in source.files) / 1e6
+    num_bytes = sum(file.num_bytes for file in source.files)
+    size = f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes:,} bytes"
     out.print(f"[green]{escape(str(job_file))} is fine.[/]")
-    out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size_mb:,.1f} MB")
+    out.print(f"  reads  {len(source.files):,} {source.read_format} file(s), {size}")
     for name, part in job.parts.items():
         columns = ", ".join(f"{field} ← {column}" for field, column in split_inputs(source.inputs[name])[0].items())
         line = f"  runs   {part.task} with {part.model.name or 'the default model'} ({columns}) → {name}"

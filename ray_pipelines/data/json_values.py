@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_pipelines.arrow import is_list
+
 __all__ = ["array_of_json", "held_type", "json_rows", "json_value"]
 
 HELD_AS_THEY_ARE = (
@@ -75,7 +77,7 @@ def held_type(kind: pa.DataType) -> pa.DataType:
         return pa.struct([(field.name, held_type(field.type)) for field in kind])
     if pa.types.is_map(kind):
         return pa.list_(pa.struct([("key", held_type(kind.key_type)), ("value", held_type(kind.item_type))]))
-    if _is_list(kind):
+    if is_list(kind):
         return pa.list_(held_type(kind.value_type))
     if pa.types.is_dictionary(kind):
         return held_type(kind.value_type)
@@ -99,7 +101,7 @@ def value_of_json(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_map(kind):
         types = {"key": kind.key_type, "value": kind.item_type}
         return [tuple(value_of_json(pair[name], one) for name, one in types.items()) for pair in value]
-    if _is_list(kind):
+    if is_list(kind):
         return [value_of_json(item, kind.value_type) for item in value]
     if pa.types.is_dictionary(kind):
         return value_of_json(value, kind.value_type)
@@ -131,13 +133,9 @@ def _stored(kind: pa.DataType, kept: pa.DataType | None = None) -> pa.DataType:
         return pa.struct([field.with_type(_stored(field.type, kept)) for field in kind])
     if pa.types.is_map(kind):
         return pa.map_(_stored(kind.key_type, kept), kind.item_field.with_type(_stored(kind.item_type, kept)))
-    if _is_list(kind):
+    if is_list(kind):
         item = kind.value_field.with_type(_stored(kind.value_type, kept))
         if pa.types.is_fixed_size_list(kind):
             return pa.list_(item, kind.list_size)
         return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
     return kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from ray_pipelines.arrow import is_list
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.errors import ConfigError
 
@@ -88,14 +89,10 @@ def _left_out(fields: Iterable[pa.Field], known: Mapping[str, pa.DataType], path
         if other is None:
             yield from () if pa.types.is_null(inner) else (f"{path}{field.name}",)
             continue
-        while _is_list(inner) and _is_list(other):
+        while is_list(inner) and is_list(other):
             inner, other = inner.value_type, other.value_type
         if pa.types.is_struct(inner) and pa.types.is_struct(other):
             yield from _left_out(inner, {one.name: one.type for one in other}, f"{path}{field.name}.")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
