@@ -80,10 +80,13 @@ class Cluster:
         assert "graceful_shutdown" not in rest, "Ray's own lines"
 
     def refusal(self, *settings: str, options: Sequence[str] = ()) -> tuple[int, str]:
-        """The exit status and the one line of an endpoint that does not start."""
+        """The exit status and the one line, beside any about room, of an endpoint that does not start."""
         with self.command(*settings, options=options) as process:
             _, stderr = process.communicate(timeout=120)
-        (line,) = stderr.splitlines()
+        # What ended just before may still hold its CPUs.
+        lines = [line for line in stderr.splitlines() if not line.startswith("waiting for room")]
+        assert len(lines) == 1, stderr
+        (line,) = lines
         return process.returncode, line
 
 
