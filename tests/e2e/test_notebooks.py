@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TIMEOUT_S = 240
+TIMEOUT_S = 500
 MAX_MARKDOWN_CHARS = 700
 
 
@@ -43,7 +43,7 @@ def own_folders() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("own_folders")
 @pytest.mark.filterwarnings("ignore:.*TCP without encryption")
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=name)
