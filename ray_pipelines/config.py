@@ -27,7 +27,7 @@ from ray_pipelines.errors import ConfigError
 from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.optimize import ATTENTIONS, OptimizeConfig, check_attention
 from ray_pipelines.storage import FilesystemConfig
-from ray_pipelines.validation import did_you_mean
+from ray_pipelines.validation import check_bounds, did_you_mean
 
 __all__ = [
     "BatchConfig",
@@ -247,10 +247,8 @@ class WorkersConfig(_Config):
     @field_validator("concurrency")
     @classmethod
     def _positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        least, most = value if isinstance(value, tuple) else (value, value)
-        if least is not None and most is not None and not 1 <= least <= most:
-            got = [least, most] if isinstance(value, tuple) else value
-            raise ValueError(f"expected at least 1 worker, as N or [least, most], least first; got {got}.")
+        if value is not None:
+            check_bounds(value, "worker")
         return value
 
     @field_validator("num_gpus")

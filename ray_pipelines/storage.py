@@ -23,6 +23,7 @@ from urllib.request import getproxies
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, Secret, SecretStr, field_validator, model_validator
 
+from ray_pipelines.errors import StorageError
 from ray_pipelines.validation import did_you_mean
 
 __all__ = [
@@ -295,6 +296,11 @@ def is_outage(error: Exception) -> bool:
         return False
     own_errors = storage_errors()[3:]
     return isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, *own_errors))
+
+
+def no_answer(uri: str, error: Exception, config: FilesystemConfig) -> StorageError:
+    """What to raise of an outage (`is_outage`)."""
+    return StorageError(f"{config.scrub(uri)}: the storage does not answer: {explain(uri, error, config)}")
 
 
 def explain(uri: str, error: Exception, config: FilesystemConfig, section: str = "read") -> str:

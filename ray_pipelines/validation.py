@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["describe_validation_error", "did_you_mean"]
+__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean"]
 
 MAX_VALUE_CHARS = 80
 TYPES = {
@@ -32,6 +32,24 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def bounds_of(value: int | tuple[int, int]) -> tuple[int, int]:
+    """The least and the most that a number of workers or replicas stands for."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def check_bounds(value: int | tuple[int, int], what: str) -> None:
+    """Raises ValueError unless `value` is a number of workers or replicas, or the least and the most of them.
+
+    >>> check_bounds((3, 1), "worker")
+    Traceback (most recent call last):
+    ValueError: expected at least 1 worker, as N or [least, most], least first; got [3, 1].
+    """
+    least, most = bounds_of(value)
+    if not 1 <= least <= most:
+        got = [least, most] if isinstance(value, tuple) else value
+        raise ValueError(f"expected at least 1 {what}, as N or [least, most], least first; got {got}.")
 
 
 def describe_validation_error(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:

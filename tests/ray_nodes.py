@@ -74,16 +74,16 @@ class RayNode:
         self.process.wait(timeout=60)
 
 
-def wait_until(is_so: Callable[[], bool], running: Any, timeout_s: float = 150) -> None:
-    """Waits until something is so while a job runs.
+def wait_until(is_so: Callable[[], bool], running: Any = None, timeout_s: float = 150) -> None:
+    """Waits until something is so, as while a job runs.
 
     Args:
         is_so: Asked now and then.
-        running: Future of the job, which must not end before.
+        running: Future of the job, which must not end before; None if there is none.
         timeout_s: Seconds after which the test fails.
     """
     until_s = time.monotonic() + timeout_s
     while not is_so():
-        assert not running.done(), f"the job ended too early: {running.result()}"
+        assert running is None or not running.done(), f"the job ended too early: {running.result()}"
         assert time.monotonic() < until_s, "nothing happens"
         time.sleep(0.1)

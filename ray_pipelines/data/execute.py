@@ -353,11 +353,12 @@ def job_error(error: BaseException) -> RayPipelinesError:
             return current
         current = getattr(current, "cause", None) or current.__cause__
     reason = _innermost_reason(str(error))
-    name, _, message = reason.removeprefix(f"{errors.__name__}.").partition(": ")
-    kind = getattr(errors, name, None) if reason.startswith(errors.__name__) else None
+    told = reason.removeprefix(f"{errors.__name__}.")
+    name, _, message = told.partition(": ")
+    kind = getattr(errors, name, None) if told != reason else None
     if isinstance(kind, type) and issubclass(kind, JobError):
         return kind(message)
-    return JobError(reason.removeprefix(f"{errors.__name__}."))
+    return JobError(told)
 
 
 def _innermost_reason(text: str) -> str:

@@ -19,6 +19,7 @@ from ray_pipelines.storage import (
     explain,
     is_outage,
     is_remote,
+    no_answer,
     protocol_of,
     read_range,
     storage_errors,
@@ -92,11 +93,10 @@ def _read(uri: str, what: str, limits: MediaLimits, filesystem: FilesystemConfig
     try:
         data = read_range(uri, filesystem, limits.max_bytes + 1)
     except storage_errors() as error:
-        reason = explain(uri, error, filesystem)
         # A web server that does not answer is no news to a dataset of links.
         if is_outage(error) and protocol_of(uri) not in WEB:
-            raise StorageError(f"{shown}: the storage does not answer: {reason}") from None
-        raise MediaError(f"{what}: cannot open {shown!r}: {reason}") from None
+            raise no_answer(uri, error, filesystem) from None
+        raise MediaError(f"{what}: cannot open {shown!r}: {explain(uri, error, filesystem)}") from None
     if len(data) > limits.max_bytes:
         raise MediaError(f"{what}: {shown!r} has more than {limits.max_bytes:,} bytes (limits.max_bytes).")
     return data

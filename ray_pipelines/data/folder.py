@@ -120,7 +120,7 @@ class Folder:
     def remove(self, names: Iterable[str]) -> None:
         """Removes files; one that is gone already is none too many."""
         gone = list(names)
-        with self._reaching("removed", ", ".join(gone[:1])) as (filesystem, root):
+        with self._reaching("removed", next(iter(gone), "")) as (filesystem, root):
             paths = [f"{root}/{name}" for name in gone]
             if isinstance(filesystem, LocalFileSystem):
                 for path in paths:

@@ -102,15 +102,20 @@ class PipelineSpec:
             raise ConfigError(problems)
 
     @property
+    def has_own_class(self) -> bool:
+        """Whether the user brings a pipeline class."""
+        return bool(self.model.pipeline_class or "pipeline_class" in self.instances)
+
+    @property
     def has_own_pipeline(self) -> bool:
         """Whether the user brings a pipeline class, or trusts the model's own."""
-        return bool(self.model.pipeline_class or self.model.trust_remote_code or "pipeline_class" in self.instances)
+        return self.has_own_class or bool(self.model.trust_remote_code)
 
     @property
     def task(self) -> tasks.Task:
         """The task."""
-        has_own_class = bool(self.model.pipeline_class or "pipeline_class" in self.instances)
-        return tasks.resolve(self.task_name, has_own_pipeline=self.has_own_pipeline, has_own_parameters=has_own_class)
+        own = {"has_own_pipeline": self.has_own_pipeline, "has_own_parameters": self.has_own_class}
+        return tasks.resolve(self.task_name, **own)
 
     def __call__(
         self, dataset: Dataset, *, prediction_type: pa.DataType | Literal["infer"] | None = None, **inputs: Any

@@ -23,6 +23,7 @@ from ray_pipelines.report.forecast import Forecast
 from ray_pipelines.report.html import html_report
 from ray_pipelines.report.metrics import RunReport
 from ray_pipelines.report.samples import Sample
+from ray_pipelines.report.values import AUDIO_RATE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from ray_pipelines.data.several import AnySetup
 
 __all__ = ["save_forecast", "saved_forecast", "write_report"]
-
-AUDIO_RATE = 16_000
 
 
 def write_report(

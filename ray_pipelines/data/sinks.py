@@ -24,8 +24,7 @@ import pyarrow.parquet as pq
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.data.json_values import json_rows, json_value
-from ray_pipelines.errors import StorageError
-from ray_pipelines.storage import FilesystemConfig, explain, is_outage, read_range, storage_errors
+from ray_pipelines.storage import FilesystemConfig, is_outage, no_answer, read_range, storage_errors
 
 __all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "partitionable", "tar_rows"]
 
@@ -156,8 +155,7 @@ class Sink:
                 data = read_range(path, self.media_filesystem, MAX_MEDIUM_BYTES)
             except storage_errors() as error:
                 if is_outage(error):
-                    reason = explain(path, error, self.media_filesystem)
-                    raise StorageError(f"{path}: the storage does not answer: {reason}") from None
+                    raise no_answer(path, error, self.media_filesystem) from None
         ending = extension(path).removeprefix(".") if path else ""
         return data, ending or _extension_of(data or b"")
 

@@ -15,6 +15,7 @@ from ray_pipelines.report import charts
 from ray_pipelines.report.metrics import RunReport
 from ray_pipelines.report.samples import Sample, card
 from ray_pipelines.report.style import CSS
+from ray_pipelines.report.values import cut
 
 __all__ = ["html_report"]
 
@@ -167,17 +168,15 @@ def _as_text(value: Any) -> str:
 
 def _facts(facts: Mapping[str, Any]) -> str:
     rows: Iterable[str] = (
-        f"<dt>{escape(name)}</dt><dd>{escape(_cut(str(value)))}</dd>" for name, value in facts.items() if value
+        f"<dt>{escape(name)}</dt><dd>{escape(cut(str(value), MAX_VALUE_CHARS))}</dd>"
+        for name, value in facts.items()
+        if value
     )
     return f'<dl class="facts">{"".join(rows)}</dl>'
 
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ray_pipelines.errors import RowError, attempt
-from ray_pipelines.report.values import AUDIO_RATE, as_text, dimensions, generated_texts, scored
+from ray_pipelines.report.values import AUDIO_RATE, as_text, cut, dimensions, generated_texts, scored
 
 __all__ = ["Sample", "card"]
 
@@ -60,7 +60,7 @@ def card(sample: Sample) -> str:
     results = "".join(name + _result(value) for name, value in zip(named, sample.results.values(), strict=True))
     return (
         f'<article class="card"><div class="in">{body}</div><div class="out">{results}</div>'
-        f'<footer title="{escape(sample.place)}">{escape(_cut(sample.place.rpartition("/")[2], 60))}</footer></article>'
+        f'<footer title="{escape(sample.place)}">{escape(cut(sample.place.rpartition("/")[2], 60))}</footer></article>'
     )
 
 
@@ -100,13 +100,15 @@ def _shown(value: Any) -> str:
         return "".join(_picture(item, "input") for item in value[:MAX_PICTURES])
     if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == 1:
         return _audio(value, AUDIO_RATE)
-    return f"<p>{escape(_cut(as_text(value)))}</p>"
+    return f"<p>{escape(cut(as_text(value), MAX_CHARS))}</p>"
 
 
 def _result(value: Any) -> str:
     """A result: labels as bars, texts as texts, pictures and sounds as themselves, the rest as JSON."""
     shown = attempt("postprocess", partial(_known_result, value))
-    return f"<pre>{escape(_cut(as_text(value)))}</pre>" if isinstance(shown, RowError) or shown is None else shown
+    if isinstance(shown, str):
+        return shown
+    return f"<pre>{escape(cut(as_text(value), MAX_CHARS))}</pre>"
 
 
 def _known_result(value: Any) -> str | None:
@@ -118,13 +120,13 @@ def _known_result(value: Any) -> str | None:
         height, width = value["predicted_depth"]["shape"][-2:]
         return f"<p>{int(width)} × {int(height)} depths</p>"
     if texts := generated_texts(value):
-        return "".join(f"<blockquote>{escape(_cut(text))}</blockquote>" for text in texts[:MAX_LABELS])
+        return "".join(f"<blockquote>{escape(cut(text, MAX_CHARS))}</blockquote>" for text in texts[:MAX_LABELS])
     if labels := scored(value):
         return _labels(labels)
     if not isinstance(value, list) or not value:
         return None
     if isinstance(value[0], float) or (isinstance(value[0], list) and value[0] and isinstance(value[0][0], float)):
-        return f"<p>{dimensions(value)} vector: <code>{escape(_cut(as_text(value), 120))}</code></p>"
+        return f"<p>{dimensions(value)} vector: <code>{escape(cut(as_text(value), 120))}</code></p>"
     return None
 
 
@@ -134,7 +136,7 @@ def _labels(labels: list[tuple[str, float | None]]) -> str:
         width = min(max(score, 0.0), 1.0) if score is not None else 0.0
         number = f"{score:.3f}" if score is not None else ""
         shown.append(
-            f'<li><span class="fill" style="width:{width:.1%}"></span><span>{escape(_cut(text, 80))}</span>'
+            f'<li><span class="fill" style="width:{width:.1%}"></span><span>{escape(cut(text, 80))}</span>'
             f"<b>{number}</b></li>"
         )
     more = f'<li class="more">and {len(labels) - MAX_LABELS:,} more</li>' if len(labels) > MAX_LABELS else ""
@@ -176,7 +178,3 @@ def _audio(samples: np.ndarray, rate: int) -> str:
         return f"<p>a recording of {note}</p>"
     source = base64.b64encode(data).decode()
     return f'<audio controls preload="none" src="data:audio/wav;base64,{source}"></audio><p class="note">{note}</p>'
-
-
-def _cut(text: str, limit: int = MAX_CHARS) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

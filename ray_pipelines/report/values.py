@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["AUDIO_RATE", "as_text", "dimensions", "generated_texts", "one_line", "scored"]
+__all__ = ["AUDIO_RATE", "as_text", "cut", "dimensions", "generated_texts", "one_line", "scored"]
 
 AUDIO_RATE = 16_000
 MAX_CHARS = 70
@@ -29,6 +29,11 @@ def one_line(value: Any, max_chars: int = MAX_CHARS) -> str:
     '[0.25, 0.5, 0.75]'
     """
     text = " ".join("".join(char if char.isprintable() else " " for char in _in_words(value)).split())
+    return cut(text, max_chars)
+
+
+def cut(text: str, max_chars: int) -> str:
+    """The text, or its beginning where it is longer."""
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 

@@ -17,7 +17,7 @@ from ray_pipelines.config import BatchConfig, MediaLimits, ModelConfig, Optimize
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.job_file import read_values
 from ray_pipelines.tasks._old_names import modern_parameters
-from ray_pipelines.validation import describe_validation_error
+from ray_pipelines.validation import bounds_of, check_bounds, describe_validation_error
 
 __all__ = ["ClientLimits", "ServeConfig", "Serving", "read_serving", "validate_serving"]
 
@@ -103,15 +103,12 @@ class ServeConfig(_Config):
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the most replicas."""
-        return _bounds(self.replicas)
+        return bounds_of(self.replicas)
 
     @field_validator("replicas")
     @classmethod
     def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        least, most = _bounds(value)
-        if not 1 <= least <= most:
-            got = [least, most] if isinstance(value, tuple) else value
-            raise ValueError(f"expected at least 1 replica, as N or [least, most], least first; got {got}.")
+        check_bounds(value, "replica")
         return value
 
 
@@ -156,10 +153,6 @@ class Serving(_Config):
             max_frames=min(own.max_frames, client.max_frames),
             max_bytes=min(own.max_bytes, client.max_body_bytes),
         )
-
-
-def _bounds(replicas: int | tuple[int, int]) -> tuple[int, int]:
-    return replicas if isinstance(replicas, tuple) else (replicas, replicas)
 
 
 def read_serving(path: str | Path, overrides: Sequence[str] = ()) -> Serving:

@@ -139,10 +139,9 @@ def client_parameters(
     values = _by_own_names(task, sent)
     own = {name: values.pop(name) for name in TGI_ONLY & values.keys() if name not in task.parameters.model_fields}
     _refuse_what_nobody_does(own)
-    _refuse_denied(task, values)
     try:
         values = modern_parameters(task.name, values)
-        # An old name may stand for one that is denied.
+        # Only now, as an old name may stand for one that is denied.
         _refuse_denied(task, values)
         validated = tasks.validate_parameters(task, {**defaults, **values})
     except ConfigError as error:

@@ -24,8 +24,8 @@ from ray_pipelines.data.formats.media import BinaryFiles, MediaFiles
 from ray_pipelines.data.formats.schema import unify
 from ray_pipelines.data.formats.unit import Part, Reader, Unit
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
-from ray_pipelines.errors import ConfigError, RowError, StorageError, attempt
-from ray_pipelines.storage import FilesystemConfig, explain, is_outage
+from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.storage import FilesystemConfig, explain, is_outage, no_answer
 
 __all__ = [
     "LEFT_OUT_COLUMN",
@@ -254,8 +254,7 @@ def _broken_file(schema: pa.Schema, error: RowError, unit: Unit, filesystem: Fil
 def _raise_outage(file: SourceFile, error: RowError | None, filesystem: FilesystemConfig) -> None:
     cause = error.__cause__ if error is not None else None
     if isinstance(cause, Exception) and is_outage(cause):
-        reason = explain(file.path, cause, filesystem)
-        raise StorageError(f"{file.path}: the storage does not answer: {reason}") from None
+        raise no_answer(file.path, cause, filesystem) from None
 
 
 def _tables(source: Iterator[pa.Table] | Future[list[pa.Table]]) -> Iterator[pa.Table]:

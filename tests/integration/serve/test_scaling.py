@@ -16,6 +16,7 @@ import ray_pipelines as rp
 from tests.integration.serve.applications import UNTIL, WAITS, deploy, remove
 from tests.integration.serve.load import Load
 from tests.integration.serve.test_sharing import job_of
+from tests.ray_nodes import wait_until
 
 Model = Callable[[str], str]
 NUM_ROWS = 300
@@ -31,14 +32,6 @@ def num_replicas(name: str) -> int:
 
     (deployment,) = serve.status().applications[name].deployments.values()
     return int(deployment.replica_states.get("RUNNING", 0))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Waits until something is so."""
-    until_s = time.monotonic() + WITHIN_S
-    while not is_so():
-        assert time.monotonic() < until_s, "nothing happens"
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -75,16 +68,16 @@ def job_that_waits(folder: Path, model_folder: str, go: Path) -> Iterator[None]:
 @pytest.mark.parametrize("scaled", [False], indirect=True)
 def test_replicas_follow_requests_and_not_a_job(scaled: str, model: Model, tmp_path: Path, go: Path) -> None:
     with job_that_waits(tmp_path, model("bert-classifier"), go):
-        wait_until(lambda: go.with_name(WAITS).exists())
+        wait_until(lambda: go.with_name(WAITS).exists(), timeout_s=WITHIN_S)
         until_s = time.monotonic() + UPSCALE_DELAY_S + PATIENCE_S
         while time.monotonic() < until_s:
             assert num_replicas("scaled") == 1
             time.sleep(0.2)
     with Load(scaled) as load:
-        wait_until(lambda: num_replicas("scaled") == 2)
+        wait_until(lambda: num_replicas("scaled") == 2, timeout_s=WITHIN_S)
         load.wait_for(100)
     assert set(load.statuses) == {"200"}
-    wait_until(lambda: num_replicas("scaled") == 1)
+    wait_until(lambda: num_replicas("scaled") == 1, timeout_s=WITHIN_S)
 
 
 @pytest.mark.parametrize("scaled", [True], indirect=True)
@@ -92,4 +85,4 @@ def test_replicas_follow_the_rows_of_a_job_where_they_are_to(
     scaled: str, model: Model, tmp_path: Path, go: Path
 ) -> None:
     with job_that_waits(tmp_path, model("bert-classifier"), go):
-        wait_until(lambda: num_replicas("scaled") == 2)
+        wait_until(lambda: num_replicas("scaled") == 2, timeout_s=WITHIN_S)

@@ -35,6 +35,7 @@ from ray_pipelines.data.formats import (
 )
 from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.workers import READ_ERROR_COLUMN
+from tests.tables import write_table
 
 LOCAL = FilesystemConfig()
 
@@ -252,17 +253,9 @@ def test_columns_that_no_sampled_file_has_are_counted(
     late = pa.table({"key": [1, 2], "text": ["b", "c"], "new": [None, 3], "nothing": pa.nulls(2)})
     late = late.append_column("deep", pa.ListArray.from_arrays([0, 1, 2], deep))
     for index in range(40):
-        path = tmp_path / f"key=7/{index:02}.{ending}"
-        path.parent.mkdir(exist_ok=True)
         early = pa.table({"text": ["a"], "deep": pa.array([[{"a": 1}]])})
         table = late if index == 39 else early
-        if ending == "parquet":
-            pq.write_table(table, path)
-        elif ending == "arrow":
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
-        else:
-            pa.csv.write_csv(table.drop_columns(["deep"]), path)
+        write_table(table.drop_columns(["deep"] if ending == "csv" else []), tmp_path / f"key=7/{index:02}.{ending}")
     read_format, files = find_files(ReadConfig(path=str(tmp_path)), LOCAL)
     schema = sample_schema(files, read_format, ["text"], LOCAL).with_metadata(metadata)
     assert schema.names == ["text", *(["deep"] if ending != "csv" else []), "key"]

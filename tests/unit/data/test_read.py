@@ -17,6 +17,7 @@ from ray_pipelines import data
 from ray_pipelines.data.formats import read_units, units_of_file
 from ray_pipelines.data.read import INTERNAL_COLUMNS, Input, describe_input
 from ray_pipelines.job_file import validate_job
+from tests.tables import write_table
 
 
 def described(path: Path, task: str = "text-classification", **settings: Any) -> Input:
@@ -47,16 +48,7 @@ def test_a_file_whose_only_column_is_that_of_its_folder_has_its_rows(tmp_path: P
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "arrow"])
 def test_rows_of_which_no_column_is_wanted_are_read_all_the_same(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"in/text=a/0.{ending}"
-    path.parent.mkdir(parents=True)
-    table = pa.table({"n": [1, 2], "m": [3, 4]})
-    if ending == "parquet":
-        pq.write_table(table, path)
-    elif ending == "arrow":
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-    else:
-        path.write_text("n,m\n1,3\n2,4\n" if ending == "csv" else '{"n": 1, "m": 3}\n{"n": 2, "m": 4}\n')
+    write_table(pa.table({"n": [1, 2], "m": [3, 4]}), tmp_path / f"in/text=a/0.{ending}")
     for inputs in ({"text": "text"}, {"text": {"constant": "a"}}):
         source = described(tmp_path, inputs=inputs, write={"path": str(tmp_path / "out"), "columns": []})
         assert source.kept_columns == () and "n" in source.dropped_columns and "m" not in source.schema.names
