@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean"]
+__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean", "is_typo"]
 
 MAX_VALUE_CHARS = 80
 TYPES = {
@@ -32,6 +32,15 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def is_typo(name: object, candidates: Iterable[str]) -> bool:
+    """Whether `name` nearly is one of `candidates`.
+
+    >>> is_typo("text_pairs", ["text_pair"]), is_typo("text_id", ["text_pair"])
+    (True, False)
+    """
+    return isinstance(name, str) and bool(difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.8))
 
 
 def bounds_of(value: int | tuple[int, int]) -> tuple[int, int]:

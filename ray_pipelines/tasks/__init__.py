@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_pipelines.errors import ConfigError, InvalidInput
 from ray_pipelines.tasks._task_names import TaskName
-from ray_pipelines.validation import describe_validation_error, did_you_mean
+from ray_pipelines.validation import describe_validation_error, did_you_mean, is_typo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,12 +189,17 @@ class Task:
     def fields_of(self, item: Any) -> dict[str, Any]:
         """The fields of an item as `transformers` takes it, by name.
 
+        Other keys of a dictionary, such as the `id` of a row, are passed over, as there; but not one that nearly is the
+        name of an input that the dictionary lacks, which is refused later.
+
         Args:
             item: A dictionary of fields, one value for each that is required (a pair of images), or the first field.
         """
         first, required = self.inputs[0].name, self.required_inputs
-        if isinstance(item, dict) and first in item:
-            return item
+        if isinstance(item, dict) and (first in item or len(required) > 1):
+            known = {field.name for field in self.inputs}
+            lacking = known - item.keys()
+            return {key: value for key, value in item.items() if key in known or is_typo(key, lacking)}
         if isinstance(item, list | tuple) and len(item) == len(required) > 1:
             return dict(zip(required, item, strict=True))
         return {first: item}

@@ -118,13 +118,39 @@ def test_failed_item_is_an_error_in_its_place_or_raised(spec: rp.PipelineSpec) -
         (["a"], "text: expected a string; got list."),
         ({"text_pair": "a"}, "text: expected a string; got dict."),
         ({"text": "a", "text_pair": 3}, "text_pair: expected a string; got int."),
-        ({"text": "a", "other": "b"}, 'text-classification has no input "other"'),
+        ({"text": "a", "text_pairs": "b"}, 'text-classification has no input "text_pairs". Did you mean "text_pair"?'),
         ("word " * 500, "tokens; the model takes 64. Set truncation: true"),
     ],
 )
 def test_reason_names_what_was_expected(spec: rp.PipelineSpec, item: object, message: str) -> None:
     (error,) = spec.run([item])
     assert isinstance(error, rp.RowError)
+    assert message in error.message
+
+
+def test_other_keys_of_a_row_are_passed_over(spec: rp.PipelineSpec, model: Model) -> None:
+    plain = spec.run([{"text": "a"}, {"text": "a", "text_pair": "b"}])
+    rows = [
+        {"text": "a", "label": 1, "text_id": 7, 3: None},
+        {"idx": 2, "text": "a", "text_pair": "b", "text_pairs": 3},
+    ]
+    assert_close(spec.run(rows), plain)
+    answers = rp.pipeline("question-answering", model=model("bert-qa"))
+    row = {"question": "Who?", "context": "John works for a company."}
+    squad = {"id": "5733be28", "title": "Company", **row, "question_id": 3, "answers": {"text": [], "answer_start": []}}
+    assert_close(answers.run([squad]), answers.run([row]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"context": "John works.", "id": 1}, "question: is required by question-answering; the row does not have it."),
+        ({"question": "Who?", "contexts": "John."}, 'has no input "contexts". Did you mean "context"?'),
+        ({"qestion": "Who?", "context": "John."}, 'has no input "qestion". Did you mean "question"?'),
+    ],
+)
+def test_missing_and_misspelled_keys_of_a_row_are_named(row: dict[str, Any], message: str, model: Model) -> None:
+    (error,) = rp.pipeline("question-answering", model=model("bert-qa")).run([row])
     assert message in error.message
 
 
