@@ -35,7 +35,7 @@ def pipeline(
     assistant_model: Any = None,
     revision: str | None = None,
     use_fast: bool = True,
-    token: str | None = None,
+    token: str | bool | None = None,
     device: Any = None,
     device_map: Any = None,
     dtype: Any = "auto",
@@ -100,7 +100,7 @@ def pipeline(
     values: dict[str, Any] = {
         "use_fast": use_fast,
         "device_map": device_map,
-        "dtype": dtype,
+        "dtype": "auto" if dtype is None else dtype,
         "attn_implementation": attn_implementation,
         "model_kwargs": dict(model_kwargs or {}),
         "trust_remote_code": bool(trust_remote_code),
@@ -109,9 +109,8 @@ def pipeline(
         "device": device if device is None or isinstance(device, int) else str(device),
     }
     for old, new, default in (("torch_dtype", "dtype", "auto"), ("use_auth_token", "token", None)):
-        if old in task_parameters:
+        if (value := task_parameters.pop(old, None)) is not None:
             warnings.warn(f"{old} is the old name of {new}.", FutureWarning, stacklevel=2)
-            value = task_parameters.pop(old)
             if values[new] not in (default, value):
                 raise ConfigError(f"{old}: is the old name of {new}, which is given too. Drop {old}.")
             values[new] = value

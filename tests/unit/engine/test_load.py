@@ -69,6 +69,15 @@ def test_a_gpu_has_instructions_for_16_bits() -> None:
     assert cheaper_setting(torch.device("cuda")) == "model.dtype: bfloat16"
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_no_precision_is_that_of_the_checkpoint(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    assert rp.pipeline("text-classification", model="org/name", **{name: None}).model.dtype == "auto"
+    assert (
+        rp.pipeline("text-classification", model="org/name", dtype="float16", use_auth_token=None).model.token is None
+    )
+    assert not recwarn.list
+
+
 def test_old_names_are_accepted_with_a_warning(model: Model) -> None:
     with pytest.warns(FutureWarning, match="torch_dtype is the old name of dtype"):
         spec = rp.pipeline("text-classification", model=model("bert-classifier"), torch_dtype=torch.float16)
