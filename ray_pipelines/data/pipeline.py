@@ -218,7 +218,7 @@ class PipelineSpec:
 
         Args:
             items: A list, a column, a generator, or a dataset with length and index; each item as `transformers` takes
-                it: a string, a dictionary of inputs, a PIL image, an array, …
+                it: a string, a dictionary of inputs (whose other keys are passed over), a PIL image, an array, …
             on_error: What becomes of an item that fails: a `RowError` in its place, or a raised one.
 
         Returns:

@@ -106,10 +106,6 @@ def pipeline_parameters(parameters: TextGenerationParameters) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _as_list(value: str | list[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else value or []
-
-
 def result_type(parameters: TextGenerationParameters) -> pa.DataType:
     """`list<struct<generated_text: string>>`, or of `generated_token_ids: list<int32>` with `return_tensors`."""
     import pyarrow as pa
