@@ -21,6 +21,7 @@ __all__ = [
     "IMAGE_TYPE",
     "RLE_TYPE",
     "TENSORS_TYPE",
+    "empty_table",
     "errors_to_arrow",
     "is_list",
     "results_to_arrow",
@@ -90,6 +91,11 @@ def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     """`table` with the column called `name` added, or replaced where it is."""
     index = table.schema.get_field_index(name)
     return table.append_column(name, column) if index < 0 else table.set_column(index, name, column)
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """A table without rows; that of pyarrow's schemas is none for tensors and within structs for any extension type."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def is_list(kind: pa.DataType) -> bool:

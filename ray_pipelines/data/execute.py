@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from ray_pipelines import errors
-from ray_pipelines.arrow import ERROR_TYPE
+from ray_pipelines.arrow import ERROR_TYPE, empty_table
 from ray_pipelines.config import Job
 from ray_pipelines.data.files import SourceFile, find_files
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
@@ -337,7 +337,7 @@ def _schemas(source: Input, setup: AnySetup) -> dict[str, str]:
     """The columns of results and of dead letters, where there may be no file that shows them."""
     kept = [source.schema.field(name) for name in source.kept_columns]
     places = [pa.field(SOURCE_COLUMN, pa.string()), pa.field(ROW_COLUMN, pa.int64())]
-    errors = pa.schema([*kept, *places, pa.field(ERROR_COLUMN, ERROR_TYPE)]).empty_table()
+    errors = empty_table(pa.schema([*kept, *places, pa.field(ERROR_COLUMN, ERROR_TYPE)]))
     letters = dead_letters(errors, source.kept_columns, 1).schema
     results = pa.schema([*kept, *(pa.field(name, part.result_type) for name, part in setup.parts.items())])
     return {RESULTS: schema_to_text(results), DEAD_LETTERS: schema_to_text(letters)}

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 
-from ray_pipelines.arrow import ERROR_TYPE
+from ray_pipelines.arrow import ERROR_TYPE, empty_table
 from ray_pipelines.data.counting import COUNTERS_COLUMN, counters_of
 from ray_pipelines.data.items import is_of, items_of
 from ray_pipelines.data.workers import ERROR_COLUMN, ITEM_COLUMN
@@ -161,7 +161,7 @@ class _Mapping:
 
     def _empty(self) -> pa.Table:
         types = [(name, known or pa.null()) for name, known in self.spec.result_types().items()]
-        return pa.schema([*types, (ERROR_COLUMN, ERROR_TYPE)]).empty_table()
+        return empty_table(pa.schema([*types, (ERROR_COLUMN, ERROR_TYPE)]))
 
     # --- streams
 

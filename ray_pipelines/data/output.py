@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_pipelines.arrow import empty_table
 from ray_pipelines.config import FilesystemConfig, Job
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.json_values import array_of_json, held_type
@@ -155,7 +156,7 @@ class RunOutput:
 
         names = self.manifest["files"][kind]
         if not names:
-            return ray.data.from_arrow(self._schema(kind).empty_table())
+            return ray.data.from_arrow(empty_table(self._schema(kind)))
         filesystem, root = self.folder.arrow()
         # Ray finds no extension behind a question mark.
         if names[0].endswith(".parquet") and "?" not in root and not self._partition_columns(kind):
@@ -197,7 +198,7 @@ class RunOutput:
         names = self.manifest["files"][kind] if names is None else names
         schema = self._schema(kind)
         if not names:
-            return pyarrow.dataset.dataset(schema.empty_table())
+            return pyarrow.dataset.dataset(empty_table(schema))
         filesystem, root = self.folder.arrow()
         paths = [f"{root}/{name}" for name in names]
         if ".tar" in names[0]:

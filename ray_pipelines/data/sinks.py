@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ray_pipelines.arrow import empty_table
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.data.json_values import json_rows, json_value
@@ -256,7 +257,7 @@ def _has_a_name_twice(kind: pa.DataType) -> bool:
 
 def _is_writable(field: pa.Field) -> bool:
     try:
-        pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+        pq.write_table(empty_table(pa.schema([field])), pa.BufferOutputStream())
     except pa.ArrowException:
         return False
     return True

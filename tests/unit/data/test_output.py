@@ -109,6 +109,11 @@ def test_files_of_others_are_not_taken_for_those_of_a_run(name: str, tmp_path: P
         rp.read_output(str(tmp_path))
 
 
+def test_no_rows_of_extension_types_are_an_empty_table(tmp_path: Path) -> None:
+    schema = pa.schema([("input", pa.struct([("x", pa.uuid())]))])
+    assert finished_run(tmp_path, schema).to_arrow().equals(pa.table({"input": pa.nulls(0, schema.types[0])}))
+
+
 DAY = datetime.datetime(2026, 1, 2, 3, 4, 5, 6)
 ODD = pa.table(
     {

@@ -143,6 +143,12 @@ def test_a_column_with_two_fields_of_one_name_is_refused_where_it_becomes_json()
         assert 'column "odd" is' in problem and "which JSON cannot hold" in problem
 
 
+def test_extension_types_are_written() -> None:
+    types = (pa.uuid(), pa.bool8(), pa.fixed_shape_tensor(pa.float32(), (2, 2), permutation=[0, 1]))
+    schema = pa.schema([(f"{kind} {outer}", outer) for kind in types for outer in (kind, pa.struct([("x", kind)]))])
+    assert column_problems(WriteConfig(path="x"), schema) == []
+
+
 DAY = datetime.datetime(2026, 1, 2, 3, 4, 5)
 PARTITIONS = {
     "text": pa.array(["a b/é", None]),
