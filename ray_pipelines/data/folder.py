@@ -13,18 +13,21 @@ import os
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_pipelines.errors import StorageError
+from ray_pipelines.errors import ConfigError, RowError, StorageError, attempt
 from ray_pipelines.storage import FilesystemConfig, explain, filesystem_of, storage_errors
 
 __all__ = ["Folder"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,21 @@ class Folder:
                 return None
         assert isinstance(data, bytes)
         return data
+
+    def read_as(self, name: str, parse: Callable[[bytes], T], remedy: str) -> T | None:
+        """What `parse` makes of the content of a file, or None if there is none of that name.
+
+        Raises:
+            ConfigError: It makes nothing of it; `remedy` says what to do.
+        """
+        data = self.read(name)
+        if data is None:
+            return None
+        parsed = attempt("read", partial(parse, data))
+        if isinstance(parsed, RowError):
+            reason = " ".join(parsed.message.split()).rstrip(".")
+            raise ConfigError(f"{self.path}/{name}: is damaged, or of another program ({reason}). {remedy}")
+        return parsed
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a JSON file, or None if there is none of that name."""

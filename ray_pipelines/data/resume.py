@@ -16,11 +16,13 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pyroaring import BitMap64
@@ -34,6 +36,7 @@ from ray_pipelines.storage import FilesystemConfig
 __all__ = ["COMMITS", "Commit", "Ledger", "OutputFile", "Remaining", "remaining_units"]
 
 COMMITS = "_run/commits"
+COMMIT_NAME = re.compile(rf"{COMMITS}/([0-9a-f]{{20}}|merged-[0-9]{{8}})\.json")
 MERGED_COMMITS = 1000
 READING_THREADS = 32
 
@@ -212,13 +215,18 @@ class Ledger:
 
 
 def _is_commit(name: str) -> bool:
-    return name.startswith(f"{COMMITS}/") and name.endswith(".json") and "/." not in name
+    return COMMIT_NAME.fullmatch(name) is not None
 
 
 def _read_commits(folder: Folder, names: Iterable[str]) -> Iterator[Commit]:
     with ThreadPoolExecutor(READING_THREADS) as threads:
-        for data in threads.map(folder.read, names):
-            yield from (Commit.from_json(line) for line in (data or b"").splitlines())
+        for commits in threads.map(partial(_read_file_of_commits, folder), names):
+            yield from commits
+
+
+def _read_file_of_commits(folder: Folder, name: str) -> list[Commit]:
+    remedy = "Remove it: its rows are read again."
+    return folder.read_as(name, lambda data: [Commit.from_json(line) for line in data.splitlines()], remedy) or []
 
 
 @dataclass(frozen=True)

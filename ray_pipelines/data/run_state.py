@@ -128,7 +128,9 @@ def open_run(job: Job, source: Input, configuration: Mapping[str, Any], output: 
         if job.write.mode != "overwrite" and Ledger.read(output.folder).num_rows:
             raise ConfigError(problems)
     inventory = inventory_of(job, source)
-    prefix = digest_of(configuration, versions(), inventory.digest(), 1)
+    # A finished run that this one will replace is left as it is until then: no file of the two has the same name.
+    replaced = (output.folder.read_json(MANIFEST) or {}).get("run_id")
+    prefix = digest_of(configuration, versions(), inventory.digest(), 1, replaced)
     started = RunRecord(run_id, "run", job.write.mode, prefix, 1, configuration, versions())
     return _start(Run(output, started, inventory, Ledger(output.folder)))
 
@@ -268,7 +270,8 @@ def _problems(
 
 
 def _inventory(output: Output, record: RunRecord) -> Inventory:
-    data = output.folder.read(record.sources_file)
-    if data is None:
-        raise ConfigError(f"write.path: {output.path}/{record.sources_file} is gone. Set write.mode: overwrite.")
-    return Inventory.from_bytes(data)
+    remedy = f"Remove {output.path}/{RUN} to start anew."
+    inventory = output.folder.read_as(record.sources_file, Inventory.from_bytes, remedy)
+    if inventory is None:
+        raise ConfigError(f"{output.path}/{record.sources_file}: is gone. {remedy}")
+    return inventory

@@ -62,6 +62,20 @@ def test_overlapping_commits_count_once_and_those_without_files_not_at_all(tmp_p
     assert sum(len(commit.rows) for commit in again.commits()) == len(ledger.done)
 
 
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff\xfe\x00", b'{"rows": "abcd"}'])
+def test_a_damaged_commit_is_named_and_files_of_others_are_none(damage: bytes, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    commit_of(folder, [1])
+    name = f"{COMMITS}/{commit_of(folder, [2]).name}.json"
+    for foreign in ("notes.json", "merged-old.json"):
+        folder.write(f"{COMMITS}/{foreign}", damage)
+    folder.write(name, damage)
+    with pytest.raises(ConfigError, match=rf"{name}: is damaged, .*\. Remove it: its rows are read again\.$"):
+        Ledger.read(folder)
+    folder.remove([name])
+    assert Ledger.read(folder).done == BitMap64([1])
+
+
 def test_merged_commits_are_all_there_after_any_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path)
     monkeypatch.setattr("ray_pipelines.data.resume.MERGED_COMMITS", 4)

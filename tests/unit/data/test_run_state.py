@@ -8,15 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ray_pipelines.data.execute import check_schemas
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.output import MANIFEST, RUN, Output, schema_to_text
+from ray_pipelines.data.read import describe_input
 from ray_pipelines.data.resume import Ledger
-from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning, read_record
+from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning, open_run, read_record
 from ray_pipelines.errors import ConfigError
+from ray_pipelines.job_file import validate_job
 
 KEPT = {"results/new.parquet", "dead_letters/new.parquet", "_run/sources-b.parquet", MANIFEST}
 LEFT = {"results/old.parquet", "dead_letters/old.parquet", "_run/sources-a.parquet", "_run/commits/1.json"}
@@ -64,6 +67,37 @@ def test_a_finished_run_that_is_killed_while_it_cleans_up_is_cleaned_up_by_the_n
         else:
             break
     assert num_removed == len(LEFT) + 1
+
+
+def opened(path: Path, mode: str, run_id: str) -> Run:
+    """A run of the file in `path`, just opened; another is finished there if it has a manifest."""
+    write = {"path": str(path / "out"), "mode": mode}
+    values = {"task": "text-classification", "inputs": {"text": "n"}, "read": {"path": str(path / "in.parquet")}}
+    job = validate_job({**values, "write": write})
+    return open_run(job, describe_input(job), {"seed": 0}, Output.of(job), run_id)
+
+
+def test_a_run_that_overwrites_another_has_no_file_of_the_same_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
+    first = opened(tmp_path, "resume", "first")
+    first.output.write_json(MANIFEST, {"run_id": "first", "files": {}, "schemas": {}})
+    first.output.folder.remove([RUN])
+    second = opened(tmp_path, "overwrite", "second")
+    assert second.record.prefix != first.record.prefix
+    assert opened(tmp_path, "overwrite", "third").record == second.record
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", None])
+def test_a_damaged_inventory_is_named_and_can_be_left_behind(damage: bytes | None, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
+    run = opened(tmp_path, "overwrite", "first")
+    run.output.folder.remove([run.record.sources_file])
+    if damage is not None:
+        run.output.folder.write(run.record.sources_file, damage)
+    with pytest.raises(ConfigError, match=rf"{run.record.sources_file}: is .* Remove .*/{RUN} to start anew\.$"):
+        opened(tmp_path, "overwrite", "second")
+    run.output.folder.remove([RUN])
+    assert opened(tmp_path, "overwrite", "third").record.run_id == "third"
 
 
 def test_an_unfinished_run_and_a_folder_of_somebody_else_are_left_as_they_are(tmp_path: Path) -> None:
