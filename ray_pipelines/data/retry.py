@@ -21,11 +21,11 @@ from ray_pipelines.data.formats import sample_of
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
-from ray_pipelines.data.output import RESULTS, Output, RunOutput, read_output, schema_from_text
+from ray_pipelines.data.output import DEAD_LETTERS, RESULTS, Output, RunOutput, read_output, schema_from_text
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
 from ray_pipelines.data.run_state import finish_cleaning, new_run_id, open_retry
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.errors import ConfigError, RowError, attempt
 from ray_pipelines.job_file import apply_override, validate_job
 from ray_pipelines.report.metrics import Progress
 
@@ -96,17 +96,31 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
 
 
 def _inventory(output: RunOutput) -> Inventory:
-    name = output.manifest["sources"]
-    data = output.folder.read(name)
-    if data is None:
-        raise ConfigError(f"{output.path}/{name}: is gone; the dead letters cannot be found in the input without it.")
-    return Inventory.from_bytes(data)
+    name, lost = output.manifest["sources"], "The dead letters cannot be found in the input without it."
+    inventory = output.folder.read_as(name, Inventory.from_bytes, lost)
+    if inventory is None:
+        raise ConfigError(f"{output.path}/{name}: is gone. {lost}")
+    return inventory
 
 
 def _rows(output: RunOutput, inventory: Inventory) -> BitMap64:
-    """The dead letters as integers."""
-    table = output.dead_letters.to_table(columns=["source", "row"])
-    return BitMap64(inventory.ids_of_rows(table["source"].to_pylist(), table["row"].to_pylist()))
+    """The dead letters as integers.
+
+    Raises:
+        ConfigError: Their files are not what the run has written; those that they lack would be lost.
+    """
+
+    def read() -> BitMap64:
+        table = output.dead_letters.to_table(columns=["source", "row"])
+        return BitMap64(inventory.ids_of_rows(table["source"].to_pylist(), table["row"].to_pylist()))
+
+    rows, expected = attempt("read", read), output.manifest["num_errors"]
+    if isinstance(rows, RowError) or len(rows) != expected:
+        found = rows.message if isinstance(rows, RowError) else f"{len(rows):,}."
+        raise ConfigError(
+            f"{output.path}/{DEAD_LETTERS}: expected the {expected:,} dead letters of the run; got {found}"
+        )
+    return rows
 
 
 def _unchanged_files(job: Job, inventory: Inventory, rows: BitMap64) -> tuple[SourceFile, ...]:
