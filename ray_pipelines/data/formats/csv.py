@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -26,35 +27,52 @@ NOT_UTF8 = (UnicodeDecodeError, pa.ArrowInvalid)
 """What pyarrow raises instead of asking what to do with a line that does not fit; so it does for other reasons."""
 NULLS = pa.array(pa.csv.ConvertOptions().null_values)
 """What pyarrow takes for no value, such as NA, when it tells types; in a column of texts it is a text."""
+LONG_INTEGER = r"^[ \t]*[+-]?[0-9]{16,}[ \t]*$"
+SAMPLE_BYTES = 1 << 20
 BLOCK_BYTES = 16 << 20
 """What is parsed at once; no line may be longer."""
 
 
 def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
-    """Names from the header, types from the first block; none in an empty file."""
+    """Names from the header, types from the first block; none in an empty file.
+
+    Long whole numbers that are no integers of Arrow, such as ids, stay texts: as floats they would be others.
+    """
     options = _options(file)
     options.invalid_row_handler = lambda row: "skip"
     with open_file(file.path, filesystem) as stream:
         if not _peek(stream):
             return pa.schema([])
 
-    def found(encoding: str) -> pa.Schema:
-        reading = pa.csv.ReadOptions(encoding=encoding)
+    def first_batch(reading: pa.csv.ReadOptions, texts: list[str]) -> pa.RecordBatch:
+        converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
         with (
             open_file(file.path, filesystem) as stream,
-            pa.csv.open_csv(stream, read_options=reading, parse_options=options) as reader,
+            pa.csv.open_csv(stream, read_options=reading, parse_options=options, convert_options=converting) as reader,
         ):
-            names = reader.schema.names
-            if encoding == BYTES:
-                names = [name.encode(BYTES).decode(UTF8, "replace") for name in names]
-            # Arrow takes values that are not UTF-8 for bytes; here they are texts that fail their rows.
-            types = [pa.string() if pa.types.is_binary(kind) else kind for kind in reader.schema.types]
-            return pa.schema(list(zip(names, types, strict=True)))
+            return next(iter(reader), pa.RecordBatch.from_pylist([], reader.schema))
+
+    def found(encoding: str, block_bytes: int) -> pa.Schema:
+        reading = pa.csv.ReadOptions(encoding=encoding, block_size=block_bytes)
+        batch = first_batch(reading, [])
+        floats = [column.name for column in batch.schema if pa.types.is_floating(column.type)]
+        shown = first_batch(reading, floats) if floats else batch
+        long = {name for name in floats if pc.any(pc.match_substring_regex(shown[name], LONG_INTEGER)).as_py()}
+        names = batch.schema.names
+        # Arrow takes values that are not UTF-8 for bytes; here they are texts that fail their rows.
+        types = [pa.string() if pa.types.is_binary(c.type) or c.name in long else c.type for c in batch.schema]
+        if encoding == BYTES:
+            names = [name.encode(BYTES).decode(UTF8, "replace") for name in names]
+        return pa.schema(list(zip(names, types, strict=True)))
 
     try:
-        return found(UTF8)
+        return found(UTF8, SAMPLE_BYTES)
     except NOT_UTF8:
-        return found(BYTES)
+        # A line may also be longer than a block.
+        for encoding, block_bytes in ((BYTES, SAMPLE_BYTES), (UTF8, BLOCK_BYTES)):
+            with suppress(*NOT_UTF8):
+                return found(encoding, block_bytes)
+        return found(BYTES, BLOCK_BYTES)
 
 
 def units(file: SourceFile, filesystem: FilesystemConfig) -> list[Unit]:

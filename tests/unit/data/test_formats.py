@@ -497,6 +497,19 @@ def test_a_dataset_saved_to_disk_is_read_from_its_arrow_files(tmp_path: Path) ->
     assert [row["image"]["bytes"] for row in found] == [b"1", b"x"]
 
 
+def test_csv_has_long_values_and_long_numbers_as_they_are(tmp_path: Path) -> None:
+    long, number = "x" * 3_000_000, "12345678901234567890"
+    lines = ["text,id,score,caf\u00e9", f"{long},{number},0.5,1", f"b,1,{'1' * 15},2.5", "c,,,"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    rows = read(tmp_path)
+    assert [str(kind) for kind in schema_of(tmp_path).types] == ["string", "string", "double", "double"]
+    assert [(row["text"], row["id"], row["score"]) for row in rows] == [
+        (long, number, 0.5),
+        ("b", "1", 111111111111111.0),
+        ("c", "", None),
+    ]
+
+
 def test_a_csv_line_that_fits_neither_the_header_nor_utf8_is_one_error(tmp_path: Path) -> None:
     lines = [b"text,\xc3\xa9t\xc3\xa9", b"a,1", b"\xff,2,3", "é,4".encode(), b"b\x80,5", b"c,6"]
     (tmp_path / "a.csv").write_bytes(b"\n".join(lines))
