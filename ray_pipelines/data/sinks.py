@@ -199,13 +199,15 @@ def _partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[str, 
     for value in pc.unique(values).to_pylist():
         equal = pc.equal(values, pa.scalar(value, values.type))
         chosen = pc.is_null(values) if value is None else pc.fill_null(equal, False)
-        folder = f"{column}={NULL_PARTITION if value is None else quote(_partition_text(value), safe=' ')}/"
+        folder = f"{column}={NULL_PARTITION if value is None else _partition_text(value)}/"
         for deeper, part in _partitions(table.filter(chosen).drop_columns([column]), others):
             yield folder + deeper, part
 
 
 def _partition_text(value: Any) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    # The file of this text would be in the place of that of nulls.
+    return quote(text, safe=" ") if text != NULL_PARTITION else f"%5F{text[1:]}"
 
 
 def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
+from ray_pipelines.data.files import partition_values
 from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems, partitionable, tar_rows
 from ray_pipelines.job_file import validate_job
 from tests.unit.data.test_formats import read
@@ -152,6 +153,7 @@ def test_extension_types_are_written() -> None:
 DAY = datetime.datetime(2026, 1, 2, 3, 4, 5)
 PARTITIONS = {
     "text": pa.array(["a b/é", None]),
+    "no text": pa.array(["", None]),
     "large text": pa.array(["a", None], pa.large_string()),
     "category": pa.array(["a", None]).dictionary_encode(),
     "number": pa.array([-1, None], pa.int8()),
@@ -161,6 +163,14 @@ PARTITIONS = {
     "time": pa.array([DAY.time(), None], pa.time64("us")),
     "at": pa.array([DAY, None], pa.timestamp("us", "Europe/Berlin")),
 }
+
+
+def test_nulls_and_the_text_that_stands_for_them_have_files_of_their_own() -> None:
+    table = pa.table({"key": ["__HIVE_DEFAULT_PARTITION__", None], "n": [0, 1]})
+    paths = [file.path for file in files_of(table, partition_by=["key"])]
+    assert len({*paths}) == 2
+    assert partition_values(paths[0]) == {"key": "__HIVE_DEFAULT_PARTITION__"}
+    assert partition_values(paths[1]) == {"key": None}
 
 
 @pytest.mark.parametrize("kind", PARTITIONS)
