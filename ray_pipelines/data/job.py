@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from ray_pipelines.cluster import connect
 from ray_pipelines.config import Job, ModelConfig
 from ray_pipelines.data.execute import execute, models_of_job
+from ray_pipelines.data.files import MEDIA_FORMATS
+from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import Output
 from ray_pipelines.data.provenance import configuration
@@ -65,7 +67,7 @@ def check_job(job: Job) -> Input:
     except ConfigError as error:
         problems += error.problems
     output = Output.of(job)
-    problems += output.problems(job.write.mode) or filter(None, [output.folder.problem()])
+    problems += output.problems(job.write.mode) or filter(None, [output.folder.problem(), _place_problem(job, output)])
     if problems or source is None:
         raise ConfigError(problems)
     return source
@@ -136,6 +138,20 @@ def start_ray() -> None:
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
     connect()
+
+
+def _place_problem(job: Job, output: Output) -> str | None:
+    """Why what the job writes would be read by the run that goes on with it, or None if it would not."""
+    if job.read.format in MEDIA_FORMATS:
+        return None
+    for path in job.read.paths:
+        root = Folder.of(path, job.read_filesystem).path.removeprefix("file://")
+        name = output.path.removeprefix("file://")
+        if name.startswith(f"{root}/") and not any(
+            part[0] in "._" for part in name[len(root) + 1 :].split("/") if part
+        ):
+            return f"write.path: {output.path} is in {path}, which is read. Choose a folder that is not in read.path."
+    return None
 
 
 def _model_problems(job: Job) -> list[str]:
