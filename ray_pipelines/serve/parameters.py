@@ -7,6 +7,7 @@ that change the process for others.
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,12 +77,13 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "noise_scale": (0, 10),
 }
 """Beyond these, logits overflow; on a GPU that ends the process."""
+MAX_BIAS = 10_000
 TOKEN_IDS = ("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
              "forced_eos_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
 STOPS = ("stop_sequence", "stop_strings")
 MAX_STOPS, MAX_STOP_CHARS = 4, 40
 """A stop text is compared with the whole vocabulary before generation begins: these take a second for 30,000 tokens."""
-LISTS = ("targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
+LISTS = ("candidate_labels", "targets", "ignore_labels", "bad_words_ids", "sequence_bias", "documents",
          "suppress_tokens", "begin_suppress_tokens", "tools")  # fmt: skip
 RESULTS = ("top_k", "points_per_crop", "points_per_batch", "num_workers")
 MAX_TEMPLATE_CHARS = 300
@@ -148,8 +150,11 @@ def client_parameters(
         raise Refused(422, "; ".join(error.problems)[:1000]) from None
     except (TypeError, ValueError, RecursionError):
         raise Refused(422, "parameters: cannot be read.") from None
-    _check(values, limits)
-    _check_token_ids(values, vocabulary_size)
+    # As they were read, not as they were sent: "9" is a number, too.
+    read = {name: getattr(validated, name) for name in values}
+    _check_finite(read)
+    _check(read, limits)
+    _check_token_ids(read, vocabulary_size)
     return RequestParameters(
         task=validated.model_dump(exclude_unset=True),
         seed=_whole_number(own, "seed", 0, 2**63 - 1),
@@ -219,6 +224,17 @@ def _refuse_what_nobody_does(own: Mapping[str, Any]) -> None:
         raise Refused(422, "parameters.best_of: is not offered here; see num_return_sequences.")
 
 
+def _check_finite(values: Mapping[str, Any]) -> None:
+    def is_finite(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(map(is_finite, value))
+        return not isinstance(value, float) or math.isfinite(value)
+
+    for name, value in values.items():
+        if not is_finite(value):
+            raise Refused(422, f"parameters.{name}: expected finite numbers.")
+
+
 def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
     """Bounds on what costs time or memory."""
     caps = {
@@ -254,6 +270,9 @@ def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
     chunk_s = values.get("chunk_length_s")
     if isinstance(chunk_s, int | float) and chunk_s < 1:
         raise Refused(422, "parameters.chunk_length_s: expected at least 1 second.")
+    biases = values.get("sequence_bias") or []
+    if any(abs(bias) > MAX_BIAS for _, bias in biases):
+        raise Refused(422, f"parameters.sequence_bias: expected biases from {-MAX_BIAS:,} to {MAX_BIAS:,}.")
     if "hypothesis_template" in values:
         _check_template(values["hypothesis_template"])
 
