@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -19,7 +20,7 @@ from ray_pipelines.serve.refusals import Refused
 
 __all__ = ["Bodies", "parse_form"]
 
-MAX_FIELD_BYTES = 1 << 20
+MAX_FIELD_BYTES, MAX_FIELDS, MAX_FILES = 1 << 20, 50, 1
 PACE_BYTES, PACE_S = 1 << 14, 10.0
 """A body brings so many bytes, or its end, in so many seconds: one that stalls does not keep its room for long."""
 
@@ -101,17 +102,25 @@ async def parse_form(content_type: str | None, body: bytes) -> Any:
     """The fields and the file of a multipart body.
 
     Raises:
-        Refused: 400: it is none.
+        Refused: 400: it is none, or not in UTF-8: Python has codecs that take minutes for a megabyte (`punycode`).
     """
     if not (content_type or "").lower().startswith("multipart/form-data"):
         raise Refused(400, "expected multipart/form-data with a file.")
+    _, options = parse_options_header(content_type)
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise Refused(400, "expected a form in UTF-8.")
+    # The parser takes time for each, also for those that turn out to be none.
+    if body.count(b"\r\n--" + options.get(b"boundary", b"")) > MAX_FIELDS + MAX_FILES:
+        raise Refused(400, "The form has too many parts.")
 
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     request = Request({"type": "http", "headers": [(b"content-type", (content_type or "").encode("latin-1"))]})
     try:
-        parser = _InMemory(request.headers, whole(), max_files=1, max_fields=50, max_part_size=MAX_FIELD_BYTES)
+        parser = _InMemory(
+            request.headers, whole(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
         form: FormData = await parser.parse()
     except (MultiPartException, HTTPException, ValueError, KeyError, LookupError, AttributeError, RuntimeError):
         raise Refused(400, "The form cannot be read.") from None

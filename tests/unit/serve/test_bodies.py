@@ -114,6 +114,8 @@ def test_forms_stay_in_memory_and_broken_ones_are_refused() -> None:
         ("multipart/form-data", body),
         ("multipart/form-data; boundary=b", field + b"x" * (2 << 20) + b"\r\n--b--\r\n"),
         ("multipart/form-data; boundary=b", (field + b"x\r\n") * 60 + b"--b--\r\n"),
+        ("multipart/form-data; boundary=b; charset=punycode", field + b"a" * 99 + b"-" + b"a" * 99 + b"\r\n--b--\r\n"),
+        ("multipart/form-data; boundary=b", head + b"\r\n--bb" * 2_000_000 + b"\r\n--b--\r\n"),
         ("application/json", b"{}"),
         (None, b""),
     ):
