@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.IcoImagePlugin import IcoFile
 
 from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
 from ray_pipelines.media import read_bytes
@@ -25,6 +26,9 @@ __all__ = ["encode_image", "load_image", "load_named_images", "num_pixels"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "DIB")
 """MPO pictures are read as JPEG."""
+ICON = b"\0\0\1\0"
+TILE_WIDTH, TILE_HEIGHT = 322, 323
+"""Tags of TIFF."""
 DECODE_ERRORS = (
     OSError,
     ValueError,
@@ -49,7 +53,7 @@ def load_image(value: Any, limits: MediaLimits) -> Any:
     Args:
         value: Encoded bytes, a `{bytes, path}` struct, a path or URI, a `data:` URI, a PIL image of any mode, or an
             array: `uint8[height, width]` or `uint8[height, width, 1 | 3 | 4]`.
-        limits: `max_pixels` and `max_bytes`.
+        limits: `max_pixels`, `max_aspect_ratio` and `max_bytes`.
 
     Raises:
         InvalidInput: `value` is none of these.
@@ -110,7 +114,7 @@ def num_pixels(data: bytes) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = _open(data)
-        return image.width * image.height
+        return max(image.width * image.height, _tile_pixels(image))
     except Image.DecompressionBombError:
         return 2**62
     except DECODE_ERRORS:
@@ -125,6 +129,9 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(data: bytes) -> Image.Image:
+    """The picture, of which only the header is read; of an icon the largest one, which Pillow would decode at once."""
+    if data.startswith(ICON):
+        return IcoFile(io.BytesIO(data)).frame(0)
     return Image.open(io.BytesIO(data), formats=_formats())
 
 
@@ -144,6 +151,18 @@ def _check_pixels(image: Image.Image, limits: MediaLimits) -> None:
         )
     if num_pixels == 0:
         raise MediaError("image: has no pixels.")
+    if _tile_pixels(image) > limits.max_pixels:
+        raise MediaError(
+            f"image: has tiles of {_tile_pixels(image):,} pixels; the limit is {limits.max_pixels:,} "
+            "(limits.max_pixels)."
+        )
+    limits.check_sides("image", image.width, image.height)
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of a tile of a TIFF picture, which is decoded whole even if it is larger than the picture."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH, 0) * tags.get(TILE_HEIGHT, 0))
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:

@@ -158,6 +158,7 @@ class Video:
                 f"video: has {num_frames:,} frames or more; the limit is {self.limits.max_frames:,} "
                 "(limits.max_frames)."
             )
+        self.limits.check_sides("video", self.width, self.height)
 
 
 def load_video(value: Any, limits: MediaLimits) -> Video:
@@ -166,7 +167,8 @@ def load_video(value: Any, limits: MediaLimits) -> Video:
     Args:
         value: Encoded bytes, a `{bytes, path}` struct, a path or URI, a `Video`, or decoded frames:
             `uint8[num_frames, height, width, 3]`.
-        limits: `max_seconds`, `max_frames`, `max_pixels` of one frame, `max_taken_pixels`, and `max_bytes`.
+        limits: `max_seconds`, `max_frames`, `max_pixels` and `max_aspect_ratio` of one frame, `max_taken_pixels`, and
+            `max_bytes`.
 
     Raises:
         InvalidInput: `value` is none of these.

@@ -148,6 +148,7 @@ class Serving(_Config):
         own, client = self.limits, self.serve.limits
         return MediaLimits(
             max_pixels=min(own.max_pixels, client.max_pixels),
+            max_aspect_ratio=own.max_aspect_ratio,
             max_taken_pixels=own.max_taken_pixels,
             max_seconds=min(own.max_seconds, client.max_seconds),
             max_frames=min(own.max_frames, client.max_frames),

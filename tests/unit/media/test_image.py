@@ -18,7 +18,7 @@ from PIL import Image
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
 from ray_pipelines.errors import InvalidInput, InvalidRow, MediaError
-from ray_pipelines.media.image import load_image
+from ray_pipelines.media.image import load_image, num_pixels
 from tests.cases.media import image, png
 
 LIMITS = MediaLimits(max_pixels=1_000_000)
@@ -233,6 +233,32 @@ def test_a_decompression_bomb_is_refused_by_its_header(size: tuple[int, int]) ->
     assert len(bomb) < 200
     with pytest.raises(MediaError, match=r"limits\.max_pixels"):
         load_image(bomb, MediaLimits())
+
+
+def test_an_icon_is_as_large_as_the_picture_in_it() -> None:
+    inner = png_that_says(12_000, 10_000)
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    bomb = struct.pack("<HHH", 0, 1, 1) + entry + inner
+    assert num_pixels(bomb) == 120_000_000
+    with pytest.raises(MediaError, match=r"120,000,000 pixels .*limits\.max_pixels"):
+        load_image(bomb, MediaLimits())
+
+
+def test_tiles_larger_than_their_picture_count() -> None:
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: 32_000, 323: 32_000, 324: 8, 325: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    bomb = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    assert num_pixels(bomb) == 32_000 * 32_000
+    with pytest.raises(MediaError, match=r"tiles of 1,024,000,000 pixels; .*limits\.max_pixels"):
+        load_image(bomb, MediaLimits())
+
+
+@pytest.mark.parametrize("size", [(1, 201), (402, 2)])
+def test_pictures_that_are_too_long_for_their_width_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(MediaError, match=r"the limit is 200 times .*limits\.max_aspect_ratio"):
+        load_image(png(image("RGB", size)), MediaLimits())
+    assert load_image(png(image("RGB", size)), MediaLimits(max_aspect_ratio=201)).size == size
+    assert load_image(png(image("RGB", (1, 200))), MediaLimits()).size == (1, 200)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "TGA", "JPEG2000"])

@@ -57,6 +57,8 @@ def test_limits_are_kept(container: str) -> None:
         load_video(data, MediaLimits(max_frames=5))
     with pytest.raises(MediaError, match=r"1,536 pixels \(48 x 32\); the limit is 1,000 \(limits\.max_pixels\)"):
         load_video(data, MediaLimits(max_pixels=1000))
+    with pytest.raises(MediaError, match=r"48 x 32 pixels; .*limits\.max_aspect_ratio"):
+        load_video(data, MediaLimits(max_aspect_ratio=1.4))
     with pytest.raises(MediaError, match=r"limits\.max_bytes"):
         load_video(data, MediaLimits(max_bytes=100))
     with pytest.raises(MediaError, match=r"the limit is 0\.4 s \(limits\.max_seconds\)"):
