@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response, StreamingResponse
 
 from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.replies import json_bytes
 from ray_pipelines.serve.streaming import Ended, Token, generate
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def event_stream(events: AsyncGenerator[Any, None], style: str = "hf") -> 
 
 
 def _line(event: Any) -> bytes:
-    return b"data: " + json.dumps(event).encode() + b"\n\n"
+    return b"data: " + json_bytes(event) + b"\n\n"
 
 
 async def token_events(endpoint: Endpoint, call: Any) -> AsyncGenerator[dict[str, Any], None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ray_pipelines.serve.config import ClientLimits
+from ray_pipelines.serve.events import event_stream
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.serve.replies import Payload, encode, is_larger, json_bytes, picture_of_depth, reply
 
@@ -20,6 +21,17 @@ LIMITS = ClientLimits()
 def test_numbers_that_json_lacks_are_null_wherever_they_stand() -> None:
     values = [float("nan"), np.float32("inf"), np.array([np.nan, -np.inf, 1], dtype=np.float32)]
     assert json.loads(json_bytes(values)) == [None, None, [None, None, 1]]
+
+
+def test_events_lack_them_too() -> None:
+    async def events() -> Any:
+        yield {"logprob": float("nan")}
+
+    async def sent() -> list[Any]:
+        response: Any = await event_stream(events())
+        return [part async for part in response.body_iterator]
+
+    assert asyncio.run(sent()) == [b'data: {"logprob":null}\n\n']
 
 
 def test_values_of_all_kinds_are_json() -> None:
