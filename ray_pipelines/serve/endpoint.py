@@ -153,7 +153,17 @@ class Endpoint:
         own = {**(defaults or {}), **self.serving.parameters}
         if self.task.name == "text-generation" and not (own.keys() | sent.keys()) & {"return_tensors", "return_text"}:
             own.setdefault("return_full_text", False)
-        return client_parameters(self.task, sent, own, self.limits, self._vocabulary_size)
+        made = client_parameters(self.task, sent, own, self.limits, self._vocabulary_size)
+        self._check_stride(made.task.get("stride") or 0)
+        return made
+
+    def _check_stride(self, stride: int) -> None:
+        """Refuses chunks that overlap by nearly all of them, since the tokenizer makes those of a text at once."""
+        length = getattr(self.scheduler.runner.steps.pipe.tokenizer, "model_max_length", 0)
+        if stride > max(length // 2, self.serving.parameters.get("stride") or 0):
+            raise Refused(
+                422, f"parameters.stride: expected at most half of the {length:,} tokens that the model takes."
+            )
 
     async def results(self, rows: tuple[dict[str, Any], ...], parameters: RequestParameters) -> list[Any]:
         """One result per row, as `prediction` would hold them.

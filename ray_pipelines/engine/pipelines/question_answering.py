@@ -47,6 +47,9 @@ __all__ = ["QuestionAnsweringPipeline", "register"]
 PREPROCESS = ("padding", "doc_stride", "max_question_len", "max_seq_len")
 FORWARD = ("top_k", "max_answer_len", "align_to_words")
 POSTPROCESS = ("top_k", "handle_impossible_answer")
+MANY_CHUNKS = 5_000
+"""The tokenizer makes all chunks at once, of some 100 bytes a token: where they overlap by nearly all of it, a context
+of a megabyte would take ten gigabytes."""
 
 
 class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transformers is untyped here
@@ -176,6 +179,16 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
                 f"question: has {len(offsets):,} tokens, which leave {max(room, 0):,} of a chunk's {length:,} for the "
                 f"context; expected more than doc_stride ({stride:,}). Shorten it, or set max_question_len."
             )
+        step = room - stride
+        # A token has about a character or more; only then is it worth counting them.
+        if 0 < step < length // 4 and len(context) > MANY_CHUNKS * step:
+            num_tokens = len(self.tokenizer(context, add_special_tokens=False)["input_ids"])
+            if num_tokens > MANY_CHUNKS * step:
+                raise InvalidInput(
+                    f"question: leaves {step:,} of a chunk's {length:,} tokens for what is new in it of the context, "
+                    f"which has {num_tokens:,}; expected at most {MANY_CHUNKS:,} chunks that overlap so much. Shorten "
+                    "the question, or lower doc_stride."
+                )
         return question
 
     def _forward(

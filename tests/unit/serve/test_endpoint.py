@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import ray_pipelines as rp
 from ray_pipelines.serve.config import Serving
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.parameters import RequestParameters
+from ray_pipelines.serve.refusals import Refused
 
 
 class Noted(Endpoint):
@@ -46,3 +49,14 @@ def test_a_request_with_many_inputs_lets_others_have_their_turns(model: Callable
         endpoint.close()
     assert [len(one) for one in results] == [4, 1, 2]
     assert endpoint.prepared[:4] == ("a", "x", "y", "b")
+
+
+def test_chunks_may_not_overlap_by_nearly_all_of_them(model: Callable[[str], str]) -> None:
+    runner = rp.pipeline("token-classification", model("bert-ner"), device="cpu")._runner()
+    half = runner.steps.pipe.tokenizer.model_max_length // 2
+    endpoint = Endpoint(Serving(task="token-classification"), runner, "model")
+    asked = {"aggregation_strategy": "simple", "stride": half}
+    assert endpoint.parameters(asked).task == asked
+    with pytest.raises(Refused, match=f"at most half of the {half * 2} tokens"):
+        endpoint.parameters({**asked, "stride": half + 1})
+    endpoint.close()

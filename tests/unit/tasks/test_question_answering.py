@@ -110,6 +110,13 @@ def test_a_question_without_room_for_its_context_fails_by_name(model: Model) -> 
     assert results[0] == results[2]
 
 
+def test_chunks_of_a_long_context_do_not_overlap_by_nearly_all_of_them(model: Model) -> None:
+    spec = rp.pipeline("question-answering", model=model("bert-qa"), device="cpu")
+    (result,) = spec.run([{"question": "a " * 28, "context": "a b c d " * 5_000}])
+    assert isinstance(result, rp.RowError)
+    assert "question: leaves 1 of a chunk's 64 tokens" in result.message and "which has 20,000" in result.message
+
+
 def test_a_long_question_beside_a_short_context_is_fine(model: Model) -> None:
     assert ask(model("bert-qa"), {"question": "a " * 40, "context": "a b c"})
 
