@@ -31,14 +31,18 @@ def json_object(body: bytes) -> dict[str, Any]:
     return values
 
 
-def json_of(body: bytes) -> Any:
+def json_of(body: bytes, what: str = "The body") -> Any:
     """The JSON in a body: UTF-8, finite numbers, whole characters.
+
+    Args:
+        body: The text.
+        what: What it is called in messages.
 
     Raises:
         Refused: 400: it is none; 413: it has more lists and mappings than any honest request.
     """
     if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
-        raise Refused(413, "The body has too many lists and mappings.")
+        raise Refused(413, f"{what} has too many lists and mappings.")
     try:
         values = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
         return _whole_characters(values) if SURROGATE.search(body) else values
@@ -50,7 +54,7 @@ def json_of(body: bytes) -> Any:
         reason = "expected finite numbers of some digits"
     except RecursionError:
         reason = "is nested too deeply"
-    raise Refused(400, f"The body is not valid JSON: {reason}.")
+    raise Refused(400, f"{what} is not valid JSON: {reason}.")
 
 
 def _no_number(constant: str) -> None:

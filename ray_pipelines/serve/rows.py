@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_pipelines.media.image import num_pixels
-from ray_pipelines.serve.client_json import safe_value
+from ray_pipelines.serve.client_json import json_of, safe_value
 from ray_pipelines.serve.config import ClientLimits
 from ray_pipelines.serve.refusals import Refused
 from ray_pipelines.tasks import Field, Task
@@ -79,6 +79,8 @@ class RowReader:
             return self._file(value, field)
         if field.name == "candidate_labels":
             return self._labels(value)
+        if field.name == "questions" and isinstance(value, str):
+            value = json_of(self._checked_text(value, field.name).encode(), "questions:")
         return self._checked_value(value, field.name)
 
     def _checked_value(self, value: Any, name: str) -> Any:

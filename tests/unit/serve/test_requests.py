@@ -142,6 +142,13 @@ def test_samples_are_numbers_of_a_sensible_size() -> None:
         assert status("automatic-speech-recognition", body) == 422
 
 
+def test_questions_in_a_text_are_json_like_that_of_a_body() -> None:
+    (row,) = rows("decision", {"inputs": {"state": "x", "questions": '{"a\\ud800": {"type": "noul"}}'}})
+    assert row["questions"] == {"a?": {"type": "noul"}}
+    for text in ("[" * 900, '{"a": NaN}', "{"):
+        assert status("decision", {"inputs": {"state": "x", "questions": text}}) in (400, 422)
+
+
 def test_tables_are_bounded_by_what_their_questions_cost() -> None:
     limits = ClientLimits(max_table_chars=200)
 
