@@ -21,6 +21,8 @@ from ray_pipelines.media.limits import MediaLimits
 __all__ = ["encode_wav", "load_audio", "num_seconds"]
 
 BLOCK_FRAMES = 1 << 20
+MAX_SAMPLES_A_SECOND = 8 * 48_000
+"""Of all channels, on average over `max_seconds`; a megabyte of FLAC may hold ten times as many for minutes."""
 PCM_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 16}
 """Bits of the samples that arrays of integers hold; Python's integers, and those of a list column, are 16-bit PCM."""
 
@@ -124,6 +126,7 @@ def _decode_audio(data: bytes, limits: MediaLimits, sampling_rate: int | None) -
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = int(file.samplerate)
             _check_seconds(file.frames / rate, limits)
+            _check_samples(file.frames * file.channels, limits)
             return _joined(_resampled(_mixed(_blocks(file), rate, limits), rate, sampling_rate))
     except soundfile.SoundFileError as error:
         # Its own text begins with the name of the file, here of an object in memory.
@@ -142,6 +145,7 @@ def _mixed(blocks: Iterator[np.ndarray], rate: int, limits: MediaLimits) -> Iter
     for block in blocks:
         num_frames += len(block)
         _check_seconds(num_frames / rate, limits)
+        _check_samples(num_frames * block.shape[1], limits)
         _check_finite(block)
         yield block.mean(axis=1)
 
@@ -174,4 +178,13 @@ def _check_seconds(seconds: float, limits: MediaLimits) -> None:
     if seconds > limits.max_seconds:
         raise MediaError(
             f"audio: lasts {seconds:,.1f} s; the limit is {limits.max_seconds:,.1f} s (limits.max_seconds)."
+        )
+
+
+def _check_samples(num_samples: int, limits: MediaLimits) -> None:
+    most = limits.max_seconds * MAX_SAMPLES_A_SECOND
+    if num_samples > most:
+        raise MediaError(
+            f"audio: has {num_samples:,} samples in all of its channels; the limit is {most:,.0f}, or "
+            f"{MAX_SAMPLES_A_SECOND:,} for each second of limits.max_seconds."
         )

@@ -247,6 +247,13 @@ def test_a_truncated_recording_gives_what_is_there(tone: np.ndarray) -> None:
     np.testing.assert_array_equal(load_audio(wav[: len(wav) - 4000], LIMITS, RATE), tone[:-1000])
 
 
+def test_channels_and_rates_of_no_microphone_are_refused_before_they_are_decoded() -> None:
+    silence = encoded(np.zeros((500_000, 8), dtype=np.float32), 655_350, format="FLAC", subtype="PCM_16")
+    assert len(silence) < 5000
+    with pytest.raises(MediaError, match=r"4,000,000 samples .* the limit is 384,000, .* limits\.max_seconds"):
+        load_audio(silence, MediaLimits(max_seconds=1), RATE)
+
+
 def test_recordings_over_the_limits_are_refused(tone: np.ndarray, tmp_path: Path) -> None:
     short = MediaLimits(max_seconds=0.2)
     message = r"lasts 0\.2 s; the limit is 0\.2 s \(limits\.max_seconds\)"
