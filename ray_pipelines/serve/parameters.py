@@ -142,7 +142,7 @@ def client_parameters(
     own = {name: values.pop(name) for name in TGI_ONLY & values.keys() if name not in task.parameters.model_fields}
     _refuse_what_nobody_does(own)
     try:
-        values = modern_parameters(task.name, values)
+        values = modern_parameters(task.name, values, quiet=True)
         # Only now, as an old name may stand for one that is denied.
         _refuse_denied(task, values)
         validated = tasks.validate_parameters(task, {**defaults, **values})

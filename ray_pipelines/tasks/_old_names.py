@@ -59,8 +59,13 @@ WITHOUT_EFFECT = {
 """Parameters of a task that change nothing, and why; `timeout` is one of all tasks."""
 
 
-def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def modern_parameters(task_name: str, parameters: Mapping[str, Any], quiet: bool = False) -> dict[str, Any]:
     """The parameters under the names of today.
+
+    Args:
+        task_name: The task.
+        parameters: As they were given.
+        quiet: Whether nothing is said about old names, and values under them, as those are a client's.
 
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
@@ -73,7 +78,8 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
     for name, value in parameters.items():
         reason = {"timeout": READ_BEFORE, **WITHOUT_EFFECT.get(task_name, {})}.get(name)
         if reason is not None and task_name in names():
-            warnings.warn(f"parameters.{name} has no effect: {reason}", UserWarning, stacklevel=3)
+            if not quiet:
+                warnings.warn(f"parameters.{name} has no effect: {reason}", UserWarning, stacklevel=3)
             continue
         if name == "generation_config" and (settings := _of_generation_config(task_name, value)) is not None:
             modern |= _agreed(parameters, name, settings)
@@ -89,9 +95,10 @@ def modern_parameters(task_name: str, parameters: Mapping[str, Any]) -> dict[str
             modern[name] = value
             continue
         translated = _agreed(parameters, name, translate(value, parameters))
-        now = ", ".join(f"{key}={new!r}" for key, new in translated.items()) or "nothing"
-        warnings.warn(f"parameters.{name} is an old name; taken as {now}.", FutureWarning, stacklevel=3)
         modern |= translated
+        if not quiet:
+            now = ", ".join(f"{key}={new!r}" for key, new in translated.items()) or "nothing"
+            warnings.warn(f"parameters.{name} is an old name; taken as {now}.", FutureWarning, stacklevel=3)
     return modern
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -96,6 +97,12 @@ def test_no_mapping_around_a_parameter_hides_it(name: str) -> None:
                 inner = {parameter: value}
                 with pytest.raises(Refused):
                     accepted(name, {first: inner if second is None else {second: inner}})
+
+
+def test_values_of_clients_are_not_in_warnings() -> None:
+    with warnings.catch_warnings(record=True, action="always") as said:
+        made = accepted("text-classification", {"return_all_scores": True, "timeout": 5.0})
+    assert dict(made.task) == {"top_k": None} and not said
 
 
 def test_generation_config_is_as_if_its_fields_stood_by_themselves() -> None:
