@@ -33,6 +33,9 @@ SIGNATURES = {
     b"\x00\x00\x01\xba": "mpeg",
     b"\x00\x00\x00\x01": "h264",
 }
+MAX_GROWTH, BLOCK = 4, 128
+"""Frames of a stream may change their size, up to so many times the pixels that its header says; decoders count in
+blocks of at most 128 x 128."""
 
 
 class Video:
@@ -197,7 +200,7 @@ def num_decoded_pixels(data: bytes) -> int:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Any]:
-    """The first video stream of an encoded video.
+    """The first video stream of an encoded video, whose decoder refuses frames far larger than the header says.
 
     Raises:
         MediaError: There is none, or what happens with it in the block fails to decode.
@@ -210,7 +213,10 @@ def _opened(data: bytes) -> Iterator[Any]:
         with av.open(io.BytesIO(data), format=_format_of(data), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise MediaError("video: has no video stream.")
-            yield container.streams.video[0]
+            stream = container.streams.video[0]
+            most = MAX_GROWTH * (stream.width + BLOCK) * (stream.height + BLOCK)
+            stream.codec_context.options = {"max_pixels": str(most)}
+            yield stream
     except av.FFmpegError as error:
         raise MediaError(f"video: cannot be decoded: {error.strerror or error}.") from error
 

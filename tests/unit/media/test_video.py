@@ -3,10 +3,13 @@ from __future__ import annotations
 import io
 import tracemalloc
 import wave
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
@@ -48,6 +51,25 @@ def test_a_container_that_promises_too_many_frames_is_counted_again() -> None:
     loaded.num_frames = 50
     assert np.array_equal(loaded.sample(lambda num_frames: [0, num_frames - 1]), all_frames(data)[[0, 5]])
     assert loaded.num_frames == 6
+
+
+def test_frames_may_grow_but_not_beyond_all_bounds() -> None:
+    def growing(size: int) -> bytes:
+        data = io.BytesIO()
+        with av.open(data, "w", format="matroska") as container:
+            stream = container.add_stream("mjpeg", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+            for n, side in enumerate((64, 64, size)):
+                jpeg = io.BytesIO()
+                Image.new("RGB", (side, side), "red").save(jpeg, "JPEG")
+                packet = av.Packet(jpeg.getvalue())
+                packet.stream, packet.pts, packet.dts, packet.time_base = stream, n, n, Fraction(1, 10)
+                container.mux(packet)
+        return data.getvalue()
+
+    assert np.asarray(load_video(growing(128), LIMITS)).shape == (3, 64, 64, 3)
+    with pytest.raises(MediaError, match=r"video: .*(frames|decoded)"):
+        np.asarray(load_video(growing(2048), LIMITS))
 
 
 @pytest.mark.parametrize("container", ("mp4", "matroska"))
