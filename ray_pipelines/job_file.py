@@ -75,6 +75,8 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise ConfigError(f"{path}: cannot be read: {reason}.") from None
     try:
         values = yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -195,6 +197,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         values = nested
     try:
         values[last] = yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(f"--set {override[:80]}: the value is nested too deeply.") from None
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
         raise ConfigError(f"--set {override}: the value is not valid YAML: {reason}.") from None

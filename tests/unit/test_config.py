@@ -133,6 +133,7 @@ def test_mappings_of_a_job_file_may_be_merged(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("a: [", "job.yaml:1:5: not valid YAML"),
+        ("a: " + "[" * 5000, r"job.yaml: is nested too deeply"),
         ("- 1", "expected a mapping"),
         ("", "expected a mapping with task, read and write; got nothing."),
         ("read: {path: a}\nwrite: b\nread: c", r"job.yaml:3:1: not valid YAML: read is there twice, first in line 1"),

@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from ray_pipelines.data.files import SourceFile, extension
 from ray_pipelines.data.formats.schema import left_out
-from ray_pipelines.data.formats.unit import Part, Unit, conform
+from ray_pipelines.data.formats.unit import Part, Unit, check_encoding, conform
 from ray_pipelines.errors import InvalidInput, RowError
 from ray_pipelines.storage import FilesystemConfig, open_file
 
@@ -171,8 +171,13 @@ def _options(file: SourceFile) -> pa.csv.ParseOptions:
 
 
 def _peek(stream: Any) -> bytes:
-    """The first line with something in it, or nothing."""
+    """The first line with something in it, or nothing.
+
+    Raises:
+        InvalidInput: The file is not in UTF-8.
+    """
     while line := stream.readline(1 << 16):
+        check_encoding(line)
         if line.strip(b"\xef\xbb\xbf\r\n"):
             assert isinstance(line, bytes)
             return line

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.formats.jsonl import table_of_rows
-from ray_pipelines.data.formats.unit import Part, Unit, batched, numbered_lines
+from ray_pipelines.data.formats.unit import Part, Unit, batched, first_of, numbered_lines
 from ray_pipelines.errors import RowError, attempt
 from ray_pipelines.storage import FilesystemConfig, open_file
 
@@ -19,7 +19,7 @@ __all__ = ["read", "sample_schema", "units"]
 def sample_schema(file: SourceFile, filesystem: FilesystemConfig) -> pa.Schema:
     """The one column."""
     with open_file(file.path, filesystem) as stream:
-        stream.read(1)
+        first_of(numbered_lines(stream), 1)
     return pa.schema([("text", pa.string())])
 
 

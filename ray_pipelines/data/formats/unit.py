@@ -14,12 +14,13 @@ from ray_pipelines.data.files import SourceFile
 from ray_pipelines.errors import InvalidInput, RowError, attempt
 from ray_pipelines.storage import FilesystemConfig
 
-__all__ = ["Part", "Reader", "Unit", "batched", "conform", "first_of", "numbered_lines"]
+__all__ = ["Part", "Reader", "Unit", "batched", "check_encoding", "conform", "first_of", "numbered_lines"]
 
 SAMPLE_ROWS = 1000
 PART_BYTES = 64 << 20
 """Bytes of one part, where a reader knows the size of its rows."""
 MAX_LINE_BYTES = 256 << 20
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 SHOWN_CHARS = 40
 """Characters of a value that does not fit, in the reason."""
 
@@ -81,10 +82,26 @@ class Reader(Protocol):
         """The rows of a unit, in order, with the columns of `schema`."""
 
 
+def check_encoding(start: bytes) -> None:
+    """Refuses the start of a file whose mark says that it is in UTF-16 or UTF-32: most bytes of it would pass as UTF-8.
+
+    Raises:
+        InvalidInput: It says so.
+    """
+    if start.startswith(UTF16_MARKS):
+        raise InvalidInput("the file is in UTF-16 or UTF-32; expected UTF-8. Convert it: iconv -f utf-16 -t utf-8.")
+
+
 def numbered_lines(stream: Any) -> Iterator[tuple[int, bytes | RowError]]:
-    """The lines with something in them, and their numbers, from 0; an endless line is an error."""
+    """The lines with something in them, and their numbers, from 0; an endless line is an error.
+
+    Raises:
+        InvalidInput: The file is not in UTF-8.
+    """
     number = 0
     while line := stream.readline(MAX_LINE_BYTES):
+        if number == 0:
+            check_encoding(line)
         content = line.rstrip(b"\r\n")
         stripped: bytes | RowError = content.removeprefix(b"\xef\xbb\xbf") if number == 0 else content
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):

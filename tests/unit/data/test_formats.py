@@ -115,6 +115,21 @@ def test_a_truncated_file_keeps_its_rows_up_to_there_and_ends_in_one_error(endin
     assert last["error"].startswith("read: BrokenFile: the file cannot be read from here on")
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_in_another_encoding_is_named_and_none_of_its_bytes_become_rows(
+    encoding: str, ending: str, tmp_path: Path
+) -> None:
+    content = {"jsonl": '{"text": "a"}\n', "csv": "text\na\n", "txt": "a\nb\n"}[ending]
+    (tmp_path / f"b.{ending}").write_bytes(content.encode(encoding))
+    with pytest.raises(rp.ConfigError, match=rf"b\.{ending} .*is in UTF-16 or UTF-32; expected UTF-8"):
+        read(tmp_path)
+    (tmp_path / f"a.{ending}").write_text(content)
+    *good, last = read(tmp_path)
+    assert {row["source"] for row in good} == {f"a.{ending}"}
+    assert (last["source"], last["row"]) == (f"b.{ending}", 0) and "is in UTF-16" in last["error"]
+
+
 def test_lines_of_all_kinds(tmp_path: Path) -> None:
     lines = [
         b'\xef\xbb\xbf{"text": "bom"}',
