@@ -16,7 +16,7 @@ class MediaLimits(BaseModel):
 
     max_pixels: int = Field(89_478_485, gt=0, description="Pixels of one image, or of one frame of a video.")
     max_aspect_ratio: float = Field(
-        200,
+        1000,
         ge=1,
         description="Longer side of an image, or of a video's frames, divided by the shorter one: models that scale "
         "the shorter one to their size make the longer one so many times as long.",

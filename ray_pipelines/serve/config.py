@@ -49,6 +49,9 @@ class ClientLimits(_Config):
     )
     max_chunks: int = Field(512, gt=0, description="Forwards that one input may need.")
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of one image or frame; limits.max_pixels if less.")
+    max_aspect_ratio: float = Field(
+        200, ge=1, description="Longer by shorter side of an image or frame; limits.max_aspect_ratio if less."
+    )
     max_seconds: float = Field(600, gt=0, description="Seconds of one recording; limits.max_seconds if less.")
     max_frames: int = Field(2_000, gt=0, description="Frames of one video; limits.max_frames if less.")
     max_total_pixels: int = Field(300_000_000, gt=0, description="Pixels of all images of one request together.")
@@ -148,7 +151,7 @@ class Serving(_Config):
         own, client = self.limits, self.serve.limits
         return MediaLimits(
             max_pixels=min(own.max_pixels, client.max_pixels),
-            max_aspect_ratio=own.max_aspect_ratio,
+            max_aspect_ratio=min(own.max_aspect_ratio, client.max_aspect_ratio),
             max_taken_pixels=own.max_taken_pixels,
             max_seconds=min(own.max_seconds, client.max_seconds),
             max_frames=min(own.max_frames, client.max_frames),

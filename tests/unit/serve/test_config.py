@@ -34,6 +34,16 @@ def test_a_file_serves_that_is_a_job_file_too(tmp_path: Path) -> None:
     assert read_serving(path, ["workers={}"]).workers.serve is None
 
 
+@pytest.mark.parametrize(("own", "client", "expected"), [(1000, 200, 200), (50, 200, 50), (1000, 1000, 1000)])
+def test_the_stricter_of_the_limits_of_rows_and_of_clients_holds(
+    own: int, client: int, expected: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "serving.yaml"
+    limits = {"limits": {"max_aspect_ratio": own}, "serve": {"limits": {"max_aspect_ratio": client}}}
+    path.write_text(yaml.safe_dump({"task": "depth-estimation", "model": "m", **limits}))
+    assert read_serving(path).media_limits().max_aspect_ratio == expected
+
+
 @pytest.mark.parametrize(
     ("serve", "expected"),
     [
