@@ -7,7 +7,8 @@ all that is written so far is one bitmap that hardly grows.
 
 Two committed blocks may overlap: Ray may repeat work with other boundaries, and a task of a killed run may outlive it
 for a moment. A block counts only if none of its rows counts already; what it alone had is read again. So every row
-counts once, whatever happened.
+counts once, whatever happened. Such a task may also commit when another run has begun in its place: blocks whose files
+have not that run's names do not count.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import posixpath
 import re
 import zlib
 from collections import Counter
@@ -56,6 +58,10 @@ class OutputFile:
     num_rows: int
     num_bytes: int
     unzipped_bytes: int | None = None
+
+    def is_of(self, prefix: str) -> bool:
+        """Whether the run whose files begin with `prefix` has written it."""
+        return posixpath.basename(self.path).startswith(f"part-{prefix}-")
 
     def sizes(self) -> dict[str, int]:
         """What the manifest says of it."""
@@ -149,8 +155,8 @@ class Ledger:
         self._num_merged = 0
 
     @classmethod
-    def read(cls, folder: Folder) -> Ledger:
-        """The ledger as the last run has left it; blocks whose files are not all there do not count."""
+    def read(cls, folder: Folder, prefix: str) -> Ledger:
+        """The ledger as the run of this prefix has left it; blocks whose files are not all there do not count."""
         ledger = cls(folder)
         on_disk = folder.sizes()
         names = sorted(name for name in on_disk if _is_commit(name))
@@ -159,7 +165,7 @@ class Ledger:
         ledger._num_merged = max((int(name[-13:-5]) for name in merged), default=0)
         for commit in _read_commits(folder, [*merged, *single]):
             files = (*commit.results, *commit.dead_letters)
-            if all(on_disk.get(file.path) == file.num_bytes for file in files):
+            if all(file.is_of(prefix) and on_disk.get(file.path) == file.num_bytes for file in files):
                 ledger.add(commit)
         ledger._rewrite(names)
         return ledger

@@ -125,7 +125,7 @@ def open_run(job: Job, source: Input, configuration: Mapping[str, Any], output: 
         problems = _problems(job, record, configuration, inventory, source.files, output)
         if not problems:
             return _go_on(output, record, inventory, source)
-        if job.write.mode != "overwrite" and Ledger.read(output.folder).num_rows:
+        if job.write.mode != "overwrite" and Ledger.read(output.folder, record.prefix).num_rows:
             raise ConfigError(problems)
     inventory = inventory_of(job, source)
     # A finished run that this one will replace is left as it is until then: no file of the two has the same name.
@@ -161,7 +161,7 @@ def open_retry(
         and record.base_run_id == manifest["run_id"]
         and not differences(record.configuration, configuration)
     ):
-        return Run(output, record, inventory, Ledger.read(output.folder), rows, manifest)
+        return Run(output, record, inventory, Ledger.read(output.folder, record.prefix), rows, manifest)
     prefix = digest_of(configuration, versions(), inventory.digest(), attempt)
     started = RunRecord(run_id, "retry", "resume", prefix, attempt, configuration, versions(), manifest["run_id"])
     return _start(Run(output, started, inventory, Ledger(output.folder), rows, manifest))
@@ -245,7 +245,7 @@ def _go_on(output: Output, record: RunRecord, inventory: Inventory, source: Inpu
     updates = differences(record.versions, versions())
     if updates:
         logger.warning("The run goes on with other versions: %s.", "; ".join(updates))
-    return Run(output, record, inventory, Ledger.read(output.folder))
+    return Run(output, record, inventory, Ledger.read(output.folder, record.prefix))
 
 
 def _problems(

@@ -25,15 +25,16 @@ from ray_pipelines.errors import ConfigError, JobError, StorageError
 from ray_pipelines.storage import FilesystemConfig
 
 LOCAL = FilesystemConfig()
+PREFIX = "0a1b2c3d"
 
 
 def folder_of(path: Path) -> Folder:
     return Folder(str(path), LOCAL)
 
 
-def commit_of(folder: Folder, rows: list[int]) -> Commit:
+def commit_of(folder: Folder, rows: list[int], prefix: str = PREFIX) -> Commit:
     commit = Commit(BitMap64(rows), num_errors=0)
-    path = f"results/part-{commit.name}.parquet"
+    path = f"results/part-{prefix}-{commit.name}.parquet"
     folder.write(path, b"some bytes")
     commit = Commit(commit.rows, 0, (OutputFile(path, len(rows), 10),))
     commit.write(folder)
@@ -54,12 +55,21 @@ def test_overlapping_commits_count_once_and_those_without_files_not_at_all(tmp_p
     commit_of(folder, [3, 4])
     lost = commit_of(folder, [7, 8])
     folder.remove([lost.results[0].path])
-    ledger = Ledger.read(folder)
+    ledger = Ledger.read(folder, PREFIX)
     assert set(ledger.done) in ({1, 2, 3}, {3, 4})
-    again = Ledger.read(folder)
+    again = Ledger.read(folder, PREFIX)
     assert again.done == ledger.done
     assert not again.add(Commit(BitMap64([2, 3, 4, 9]), 0))
     assert sum(len(commit.rows) for commit in again.commits()) == len(ledger.done)
+
+
+def test_what_a_task_of_another_run_commits_late_does_not_count(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    commit_of(folder, [1, 2])
+    commit_of(folder, [3, 4], prefix="another")
+    ledger = Ledger.read(folder, PREFIX)
+    assert ledger.done == BitMap64([1, 2])
+    assert [commit.rows for commit in ledger.commits()] == [BitMap64([1, 2])]
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff\xfe\x00", b'{"rows": "abcd"}'])
@@ -71,9 +81,9 @@ def test_a_damaged_commit_is_named_and_files_of_others_are_none(damage: bytes, t
         folder.write(f"{COMMITS}/{foreign}", damage)
     folder.write(name, damage)
     with pytest.raises(ConfigError, match=rf"{name}: is damaged, .*\. Remove it: its rows are read again\.$"):
-        Ledger.read(folder)
+        Ledger.read(folder, PREFIX)
     folder.remove([name])
-    assert Ledger.read(folder).done == BitMap64([1])
+    assert Ledger.read(folder, PREFIX).done == BitMap64([1])
 
 
 def test_merged_commits_are_all_there_after_any_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +94,7 @@ def test_merged_commits_are_all_there_after_any_interruption(tmp_path: Path, mon
         commit = commit_of(folder, [2 * block, 2 * block + 1])
         assert ledger.add(commit)
     assert len([name for name in folder.sizes(COMMITS) if "merged" not in name]) == 2
-    assert Ledger.read(folder).done == BitMap64(range(20))
+    assert Ledger.read(folder, PREFIX).done == BitMap64(range(20))
 
 
 def test_files_that_are_done_are_not_opened_and_rows_that_are_done_are_left_out(tmp_path: Path) -> None:
@@ -229,5 +239,5 @@ def test_names_that_were_left_out_outlive_an_interruption(tmp_path: Path) -> Non
     folder = Folder.of(str(tmp_path), LOCAL)
     for row in range(3):
         Commit(BitMap64([row]), 0, left_out={"new": 1, f"own {row}": 1}).write(folder)
-    found = Ledger.read(folder).counters.left_out
-    assert found == Ledger.read(folder).counters.left_out == {"new": 3, "own 0": 1, "own 1": 1, "own 2": 1}
+    found = Ledger.read(folder, PREFIX).counters.left_out
+    assert found == Ledger.read(folder, PREFIX).counters.left_out == {"new": 3, "own 0": 1, "own 1": 1, "own 2": 1}
