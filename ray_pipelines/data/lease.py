@@ -28,6 +28,8 @@ RENEWAL_S = 5.0
 PATIENCE_S = 15.0
 """How long a lease of another machine must stay as it is to be taken for dead."""
 SETTLING_S = 0.5
+_held: set[str] = set()
+"""Tokens of the leases that this process holds; others that it has written could not be removed when they ended."""
 
 
 class Lease:
@@ -41,7 +43,8 @@ class Lease:
 
     def __init__(self, folder: Folder, run_id: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
-        self._me = {"run_id": run_id, "token": uuid.uuid4().hex, "started": time.time(), **_this_process()}
+        self.token = uuid.uuid4().hex
+        self._me = {"run_id": run_id, "token": self.token, "started": time.time(), **_this_process()}
         self._clock = clock
         self._renewals = 0
         self._renewed_s = clock()
@@ -52,6 +55,7 @@ class Lease:
     def write(self) -> None:
         """Writes the lease anew."""
         self._renewals += 1
+        _held.add(self.token)
         self._folder.write_json(LEASE, {**self._me, "renewals": self._renewals})
         self._renewed_s = self._clock()
 
@@ -60,7 +64,7 @@ class Lease:
         found = self._folder.read_json(LEASE)
         if found is None and self._is_old():
             found = {"run_id": "that has ended"}
-        if found is not None and found.get("token") != self._me["token"]:
+        if found is not None and found.get("token") != self.token:
             self._lost_to = found
         return self._lost_to is None
 
@@ -103,10 +107,11 @@ class Lease:
                 continue
 
     def release(self) -> None:
-        """Ends the renewals and removes the lease; one that cannot be reached is left, as that of a dead process."""
+        """Ends the renewals and removes the lease; one that cannot be reached is left, and the next run takes it."""
         self._released.set()
         # A renewal that has begun must not write it anew afterwards.
         with self._lock, suppress(StorageError):
+            _held.discard(self.token)
             if self.is_mine():
                 self._folder.remove([LEASE])
 
@@ -134,6 +139,17 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
     _wait_until_free(folder, sleep)
     lease = Lease(folder, run_id)
     try:
+        _take(lease, folder, sleep)
+        threading.Thread(target=lease.renew_until_released, daemon=True).start()
+        yield lease
+    except StorageError as error:
+        raise StorageError(f"{error} What is written stays: the same command goes on from here.") from error
+    finally:
+        lease.release()
+
+
+def _take(lease: Lease, folder: Folder, sleep: Callable[[float], None]) -> None:
+    try:
         lease.write()
     except StorageError as error:
         raise ConfigError(f"write.path: {error}") from None
@@ -141,14 +157,6 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
         sleep(SETTLING_S)
     if not lease.is_mine():
         raise ConfigError(f"write.path: {folder.path} was taken by another run at the same moment. Choose another.")
-    thread = threading.Thread(target=lease.renew_until_released, daemon=True)
-    thread.start()
-    try:
-        yield lease
-    except StorageError as error:
-        raise StorageError(f"{error} What is written stays: the same command goes on from here.") from error
-    finally:
-        lease.release()
 
 
 def _wait_until_free(folder: Folder, sleep: Callable[[float], None]) -> None:
@@ -157,9 +165,10 @@ def _wait_until_free(folder: Folder, sleep: Callable[[float], None]) -> None:
         return
     here = _this_process()
     if found.get("machine") and found["machine"] == here["machine"]:
-        if _start_of_process(int(found["pid"])) != found["process_start"]:
-            return
-        raise _taken(folder, found)
+        is_alive = _start_of_process(int(found["pid"])) == found["process_start"]
+        if is_alive and (found["pid"] != here["pid"] or found["token"] in _held):
+            raise _taken(folder, found)
+        return
     sleep(PATIENCE_S)
     if folder.read_json(LEASE) not in (None, found):
         raise _taken(folder, found)

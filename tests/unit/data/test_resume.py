@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,34 @@ def test_renewals_go_on_after_the_store_was_away(store: Store, tmp_path: Path, m
     lease.release()
     thread.join(timeout=60)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [StorageError, KeyboardInterrupt])
+def test_lease_that_could_not_be_removed_is_taken_by_the_next_run_of_the_process(
+    error: type[BaseException], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(self: Folder, names: Iterable[str]) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt), hold_lease(store, "cut off"):
+        patch.setattr(Folder, "remove", remove)
+    assert (store.read_json(LEASE) or {})["run_id"] == "cut off"
+    early = hold_lease(store, "too early")
+    with hold_lease(store, "next"), pytest.raises(ConfigError, match="written to by run next"), early:
+        raise AssertionError
+    assert store.read(LEASE) is None
+
+
+def test_lease_that_is_stopped_while_it_is_taken_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    monkeypatch.setattr(Folder, "is_local", False)
+
+    def stopped(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), hold_lease(folder, "stopped", sleep=stopped):
+        raise AssertionError
+    assert folder.read(LEASE) is None
 
 
 def test_lease_that_is_old_is_renewed_before_the_run_goes_on(store: Store) -> None:
