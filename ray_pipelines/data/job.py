@@ -95,6 +95,9 @@ def run_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -> 
     source = check_job(job)
     start_ray()
     with hold_lease(output.folder, run_id) as lease:
+        # Another run may have ended here since, while Ray was starting.
+        if problems := output.problems(job.write.mode):
+            raise ConfigError(problems)
         job = with_pinned_models(job, read_record(output))
         models = models_of_job(job)
         run = open_run(job, source, configuration(job, source, models), output, run_id)

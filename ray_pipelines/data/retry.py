@@ -21,7 +21,7 @@ from ray_pipelines.data.formats import sample_of
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
-from ray_pipelines.data.output import DEAD_LETTERS, RESULTS, Output, RunOutput, read_output, schema_from_text
+from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, Output, RunOutput, read_output, schema_from_text
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
 from ray_pipelines.data.run_state import finish_cleaning, new_run_id, open_retry
@@ -89,10 +89,22 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
     start_ray()
     run_id = new_run_id()
     with hold_lease(output.folder, run_id) as lease:
+        _check_same(before)
         models = models_of_job(job)
         run = open_retry(before.manifest, rows, inventory, configuration(job, source, models), output, run_id)
         report = execute(run, job, source, models, lease, on_progress)
     return JobResult(report, output)
+
+
+def _check_same(before: RunOutput) -> None:
+    """Raises if another command has ended in the output since it was looked at: its results would be lost.
+
+    Raises:
+        ConfigError: One has.
+    """
+    now = before.folder.read_json(MANIFEST)
+    if now is None or now["run_id"] != before.manifest["run_id"]:
+        raise ConfigError(f"write.path: {before.path} holds the output of another run by now. Retry that.")
 
 
 def _inventory(output: RunOutput) -> Inventory:

@@ -10,6 +10,7 @@ import pytest
 
 import ray_pipelines as rp
 from ray_pipelines.data.job import check_job
+from ray_pipelines.data.output import MANIFEST, Output
 from ray_pipelines.job_file import validate_job
 
 
@@ -29,3 +30,20 @@ def test_results_are_not_written_where_the_next_attempt_would_read_them(prefix: 
     check(str(source), f"{source}/_out")
     check(str(source), f"{source}-out")
     check(f"{source}/*.parquet", f"{source}/out")
+
+
+def test_a_run_that_ended_while_ray_was_starting_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
+    read, write = {"path": str(tmp_path / "in.parquet")}, {"path": str(tmp_path / "out")}
+    job = validate_job({"task": "text-classification", "read": read, "write": write})
+    output = Output.of(job)
+
+    def start() -> None:
+        output.write_json(MANIFEST, {"run_id": "other", "files": {}, "schemas": {}})
+
+    monkeypatch.setattr("ray_pipelines.data.job.start_ray", start)
+    with pytest.raises(rp.ConfigError, match=r"out holds the output of a finished run"):
+        rp.run_job(job)
+    assert output.folder.sizes().keys() == {MANIFEST}

@@ -31,7 +31,14 @@ def job(tmp_path: Path) -> rp.Job:
     output.write_bytes(SOURCES, inventory_of(job, describe_input(job)).to_bytes())
     schemas = {"results": schema_to_text(pa.schema([])), "dead_letters": schema_to_text(letters.schema)}
     files = {"results": [], "dead_letters": [LETTERS]}
-    manifest = {"files": files, "schemas": schemas, "sources": SOURCES, "num_errors": 2, "job": {"write": write}}
+    manifest = {
+        "run_id": "first",
+        "files": files,
+        "schemas": schemas,
+        "sources": SOURCES,
+        "num_errors": 2,
+        "job": {"write": write},
+    }
     output.write_json(MANIFEST, manifest)
     return job
 
@@ -59,3 +66,15 @@ def test_a_damaged_inventory_is_named(damage: bytes, job: rp.Job) -> None:
     Output.of(job).write_bytes(SOURCES, damage)
     with pytest.raises(rp.ConfigError, match=rf"{SOURCES}: is damaged.* The dead letters cannot be found"):
         rp.retry_job(job)
+
+
+def test_results_that_came_while_ray_was_starting_are_not_lost(job: rp.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Output.of(job)
+
+    def start() -> None:
+        output.write_json(MANIFEST, {**(output.folder.read_json(MANIFEST) or {}), "run_id": "other"})
+
+    monkeypatch.setattr("ray_pipelines.data.retry.start_ray", start)
+    with pytest.raises(rp.ConfigError, match=r"out holds the output of another run by now\. Retry that\.$"):
+        rp.retry_job(job)
+    assert output.folder.sizes().keys() == {MANIFEST, LETTERS, SOURCES}
