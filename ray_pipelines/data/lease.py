@@ -27,7 +27,8 @@ LEASE = "_run/lease.json"
 RENEWAL_S = 5.0
 PATIENCE_S = 15.0
 """How long a lease of another machine must stay as it is to be taken for dead."""
-SETTLING_S = 0.5
+SETTLING_S, LOCAL_SETTLING_S = 0.5, 0.1
+"""After this time a lease that another run wrote at the same moment is seen: the last one of them holds."""
 _held: set[str] = set()
 """Tokens of the leases that this process holds; others that it has written could not be removed when they ended."""
 
@@ -153,8 +154,7 @@ def _take(lease: Lease, folder: Folder, sleep: Callable[[float], None]) -> None:
         lease.write()
     except StorageError as error:
         raise ConfigError(f"write.path: {error}") from None
-    if not folder.is_local:
-        sleep(SETTLING_S)
+    sleep(LOCAL_SETTLING_S if folder.is_local else SETTLING_S)
     if not lease.is_mine():
         raise ConfigError(f"write.path: {folder.path} was taken by another run at the same moment. Choose another.")
 

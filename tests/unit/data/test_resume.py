@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,24 @@ def test_lease_that_could_not_be_removed_is_taken_by_the_next_run_of_the_process
     with hold_lease(store, "next"), pytest.raises(ConfigError, match="written to by run next"), early:
         raise AssertionError
     assert store.read(LEASE) is None
+
+
+def test_of_two_runs_that_start_at_the_same_moment_one_gets_the_folder(tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
+    def hold(folder: Folder, run_id: str) -> str:
+        together.wait()
+        try:
+            with hold_lease(folder, run_id):
+                time.sleep(0.3)
+                return "held"
+        except ConfigError:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as threads:
+        for attempt in range(5):
+            folder = Folder.of(f"{tmp_path}/{attempt}", LOCAL)
+            assert sorted(threads.map(hold, [folder] * 2, ["one", "other"])) == ["held", "refused"]
 
 
 def test_lease_that_is_stopped_while_it_is_taken_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
