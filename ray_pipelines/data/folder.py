@@ -8,13 +8,14 @@ What a store refuses is a `StorageError` here, which names the file; nobody else
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import posixpath
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,20 @@ class Folder:
     def is_local(self) -> bool:
         """Whether the folder is a path of this machine, or of a mount that looks like one."""
         return isinstance(self._filesystem()[0], LocalFileSystem)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of this machine that lock a local folder out of it; any other folder is left open."""
+        with ExitStack() as stack:
+            # Where it cannot be made or locked, writing to it says why.
+            with suppress(OSError):
+                if self.is_local:
+                    root = Path(self._filesystem()[1])
+                    root.mkdir(parents=True, exist_ok=True)
+                    handle = os.open(root, os.O_RDONLY)
+                    stack.callback(os.close, handle)
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def problem(self) -> str | None:
         """Why a local folder cannot be written to, or None; a file without a name is tried, and leaves no trace."""

@@ -27,8 +27,8 @@ LEASE = "_run/lease.json"
 RENEWAL_S = 5.0
 PATIENCE_S = 15.0
 """How long a lease of another machine must stay as it is to be taken for dead."""
-SETTLING_S, LOCAL_SETTLING_S = 0.5, 0.1
-"""After this time a lease that another run wrote at the same moment is seen: the last one of them holds."""
+SETTLING_S = 0.5
+"""After this time a lease that another machine wrote at the same moment is seen: the last one of them holds."""
 _held: set[str] = set()
 """Tokens of the leases that this process holds; others that it has written could not be removed when they ended."""
 
@@ -137,10 +137,11 @@ def hold_lease(folder: Folder, run_id: str, sleep: Callable[[float], None] = tim
         ConfigError: Another run writes to the folder, or this one cannot.
         StorageError: The storage fails in the block.
     """
-    _wait_until_free(folder, sleep)
     lease = Lease(folder, run_id)
     try:
-        _take(lease, folder, sleep)
+        with folder.locked():
+            _wait_until_free(folder, sleep)
+            _take(lease, folder, sleep)
         threading.Thread(target=lease.renew_until_released, daemon=True).start()
         yield lease
     except StorageError as error:
@@ -154,7 +155,8 @@ def _take(lease: Lease, folder: Folder, sleep: Callable[[float], None]) -> None:
         lease.write()
     except StorageError as error:
         raise ConfigError(f"write.path: {error}") from None
-    sleep(LOCAL_SETTLING_S if folder.is_local else SETTLING_S)
+    if not folder.is_local:
+        sleep(SETTLING_S)
     if not lease.is_mine():
         raise ConfigError(f"write.path: {folder.path} was taken by another run at the same moment. Choose another.")
 
