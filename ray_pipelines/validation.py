@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -34,13 +35,14 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f' Did you mean "{matches[0]}"?' if matches else ""
 
 
-def is_typo(name: object, candidates: Iterable[str]) -> bool:
-    """Whether `name` nearly is one of `candidates`.
+@lru_cache
+def is_typo(name: object, candidates: frozenset[str]) -> bool:
+    """Whether `name` nearly is one of `candidates`; asked of every row, which mostly have the same names.
 
-    >>> is_typo("text_pairs", ["text_pair"]), is_typo("text_id", ["text_pair"])
+    >>> is_typo("text_pairs", frozenset({"text_pair"})), is_typo("text_id", frozenset({"text_pair"}))
     (True, False)
     """
-    return isinstance(name, str) and bool(difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.8))
+    return isinstance(name, str) and bool(difflib.get_close_matches(name, candidates, n=1, cutoff=0.8))
 
 
 def bounds_of(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from ray_pipelines.validation import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["MEDIA_FORMATS", "SourceFile", "extension", "find_files", "format_of", "partition_values"]
+__all__ = ["MEDIA_FORMATS", "SourceFile", "extension", "find_files", "format_of", "is_hidden", "partition_values"]
 
 EXTENSIONS: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet", ".pq"),
@@ -213,13 +213,21 @@ def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
     base = posixpath.dirname(root.split("*")[0].split("?")[0].split("[")[0]) if is_pattern else root.rstrip("/")
     files = []
     for name, info in sorted(details.items()):
-        hidden = any(part.startswith((".", "_")) for part in name.removeprefix(base).split("/") if part)
-        if (named or not hidden) and _is_file(name, info, filesystem):
+        if (named or not is_hidden(name.removeprefix(base))) and _is_file(name, info, filesystem):
             uri = filesystem.unstrip_protocol(name) if "://" in path else name
             size = int(info.get("size") or 0)
             files.append(_Found(SourceFile(uri, size, partition_values(name), _version(info)), named))
     beside_arrow = any(extension(each.file.path) == ".arrow" for each in files)
     return [each for each in files if not (beside_arrow and posixpath.basename(each.file.path) in SAVED_DATASET_FILES)]
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file below a folder that is read is left out of it.
+
+    >>> is_hidden("_run/a.parquet"), is_hidden("/a/b.parquet")
+    (True, False)
+    """
+    return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def _version(info: Mapping[str, Any]) -> str:

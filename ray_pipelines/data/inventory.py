@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.data.files import SourceFile
+from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.formats import Unit, read_unit, units_of_file
+from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
 
 __all__ = ["Changes", "Inventory", "PlannedUnit", "source_of"]
@@ -209,6 +211,18 @@ class Inventory:
         ]
         units = [_units_of_json(row["units"], files[index], index) for index, row in enumerate(rows)]
         return cls(table.schema.metadata[b"read_format"].decode(), tuple(files), tuple(units))
+
+    @classmethod
+    def read(cls, folder: Folder, name: str, remedy: str) -> Inventory:
+        """The inventory in the file `name` of a run's folder.
+
+        Raises:
+            ConfigError: It is gone or damaged; `remedy` says what to do.
+        """
+        inventory = folder.read_as(name, cls.from_bytes, remedy)
+        if inventory is None:
+            raise ConfigError(f"{folder.path}/{name}: is gone. {remedy}")
+        return inventory
 
 
 def source_of(row: int) -> int:

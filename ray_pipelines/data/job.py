@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ray_pipelines.cluster import connect
 from ray_pipelines.config import Job, ModelConfig
 from ray_pipelines.data.execute import execute, models_of_job
-from ray_pipelines.data.files import MEDIA_FORMATS
+from ray_pipelines.data.files import MEDIA_FORMATS, is_hidden
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.lease import hold_lease
 from ray_pipelines.data.output import Output
@@ -150,9 +150,7 @@ def _place_problem(job: Job, output: Output) -> str | None:
     for path in job.read.paths:
         root = Folder.of(path, job.read_filesystem).path.removeprefix("file://")
         name = output.path.removeprefix("file://")
-        if name.startswith(f"{root}/") and not any(
-            part[0] in "._" for part in name[len(root) + 1 :].split("/") if part
-        ):
+        if name.startswith(f"{root}/") and not is_hidden(name.removeprefix(root)):
             return f"write.path: {output.path} is in {path}, which is read. Choose a folder that is not in read.path."
     return None
 

@@ -1,9 +1,10 @@
 """One run at a time in a folder: a file that says who writes, renewed while it does.
 
 A run that finds another's lease looks whether that one still lives: on the same machine by its process; anywhere else
-by waiting a while for the next renewal. No clocks are compared. A run that was paused for so long that another has
-taken its place notices at its next renewal and gives up. Even two runs at once could not double a row, as the ledger
-tells (`resume.py`); the lease saves their work.
+by waiting a while for the next renewal. No clocks are compared. On one machine a local folder is locked while a run
+looks and takes it, so that of two that begin at the same moment one gets it. A run that was paused for so long that
+another has taken its place notices at its next renewal and gives up. Even two runs at once could not double a row, as
+the ledger tells (`resume.py`); the lease saves their work.
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ class Lease:
                 continue
 
     def release(self) -> None:
-        """Ends the renewals and removes the lease; one that cannot be reached is left, and the next run takes it."""
+        """Ends the renewals and removes a lease that was written; one out of reach is left to the next run."""
         self._released.set()
         # A renewal that has begun must not write it anew afterwards.
         with self._lock, suppress(StorageError):
             _held.discard(self.token)
-            if self.is_mine():
+            if self._renewals and self.is_mine():
                 self._folder.remove([LEASE])
 
     def _is_old(self) -> bool:

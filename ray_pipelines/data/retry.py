@@ -82,7 +82,8 @@ def retry_job(job: Job, on_progress: Callable[[Progress], None] | None = None) -
     before = read_output(output.path, job.write_filesystem)
     if not before.manifest["num_errors"]:
         return None
-    inventory = _inventory(before)
+    lost = "The dead letters cannot be found in the input without it."
+    inventory = Inventory.read(before.folder, before.manifest["sources"], lost)
     rows = _rows(before, inventory)
     files = _unchanged_files(job, inventory, rows)
     source = _input(job, inventory, files, schema_from_text(before.manifest["schemas"][RESULTS]))
@@ -105,14 +106,6 @@ def _check_same(before: RunOutput) -> None:
     now = before.folder.read_json(MANIFEST)
     if now is None or now["run_id"] != before.manifest["run_id"]:
         raise ConfigError(f"write.path: {before.path} holds the output of another run by now. Retry that.")
-
-
-def _inventory(output: RunOutput) -> Inventory:
-    name, lost = output.manifest["sources"], "The dead letters cannot be found in the input without it."
-    inventory = output.folder.read_as(name, Inventory.from_bytes, lost)
-    if inventory is None:
-        raise ConfigError(f"{output.path}/{name}: is gone. {lost}")
-    return inventory
 
 
 def _rows(output: RunOutput, inventory: Inventory) -> BitMap64:

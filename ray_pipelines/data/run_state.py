@@ -121,7 +121,8 @@ def open_run(job: Job, source: Input, configuration: Mapping[str, Any], output: 
     """
     record = read_record(output)
     if record is not None and record.kind == "run" and not (job.write.mode == "overwrite" != record.mode):
-        inventory = _inventory(output, record)
+        remedy = f"Remove {output.path}/{RUN} to start anew."
+        inventory = Inventory.read(output.folder, record.sources_file, remedy)
         problems = _problems(job, record, configuration, inventory, source.files, output)
         if not problems:
             return _go_on(output, record, inventory, source)
@@ -267,11 +268,3 @@ def _problems(
     if changes.new and job.read.limit is not None:
         problems.append(f"read.limit: the first rows are others now, as there is/are {changes.new_files()}.")
     return [f"{problem} {anew}" for problem in problems]
-
-
-def _inventory(output: Output, record: RunRecord) -> Inventory:
-    remedy = f"Remove {output.path}/{RUN} to start anew."
-    inventory = output.folder.read_as(record.sources_file, Inventory.from_bytes, remedy)
-    if inventory is None:
-        raise ConfigError(f"{output.path}/{record.sources_file}: is gone. {remedy}")
-    return inventory

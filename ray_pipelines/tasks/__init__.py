@@ -197,8 +197,10 @@ class Task:
         """
         first, required = self.inputs[0].name, self.required_inputs
         if isinstance(item, dict) and (first in item or len(required) > 1):
-            known = {field.name for field in self.inputs}
-            lacking = known - item.keys()
+            known = frozenset(field.name for field in self.inputs)
+            if item.keys() <= known:
+                return item
+            lacking = known.difference(item)
             return {key: value for key, value in item.items() if key in known or is_typo(key, lacking)}
         if isinstance(item, list | tuple) and len(item) == len(required) > 1:
             return dict(zip(required, item, strict=True))
