@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import NICENESS
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Ray's workers would give way to every other process (nice 15): to the tests of the other process, for minutes.
-os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault(NICENESS, "0")
 # Threads of torch that wait for each other would spin on the core that the other process's tests need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_PIPELINES_CACHE", tempfile.mkdtemp(prefix="ray-pipelines-cache-"))

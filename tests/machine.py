@@ -1,15 +1,28 @@
-"""What tests ask the machine: free ports, the processes that run, and that these heed Ctrl-C."""
+"""What tests ask the machine: free ports, the processes that run, and what those that they start inherit."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PARENT", "SESSION", "command_line", "free_port", "free_ports", "heed_ctrl_c", "processes"]
+__all__ = [
+    "NICENESS",
+    "PARENT",
+    "SESSION",
+    "command_line",
+    "free_port",
+    "free_ports",
+    "heed_ctrl_c",
+    "inherited",
+    "processes",
+]
 
+NICENESS = "RAY_worker_niceness"
+"""Name of the variable that says how nice Ray's workers are."""
 PARENT, SESSION = 1, 3
 """Places in what `processes` gives of each: who started it, and the leader of its session."""
 
@@ -17,6 +30,15 @@ PARENT, SESSION = 1, 3
 def heed_ctrl_c() -> None:
     """Before a command is begun: it heeds Ctrl-C, also where the tests themselves run in the background of a shell."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def inherited(*dropped: str) -> dict[str, str]:
+    """The environment for a program of a test that has a Ray of its own, without the names that begin like these.
+
+    How nice Ray's workers are is always kept: they would give way to all that the other process of the tests does.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return kept | {name: value for name, value in os.environ.items() if name == NICENESS}
 
 
 def free_ports(number: int) -> list[int]:

@@ -74,7 +74,7 @@ class RayNode:
         self.process.wait(timeout=60)
 
 
-def wait_until(is_so: Callable[[], bool], running: Any = None, timeout_s: float = 150) -> None:
+def wait_until(is_so: Callable[[], bool], running: Any = None, timeout_s: float = 300) -> None:
     """Waits until something is so, as while a job runs.
 
     Args:

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.machine import inherited
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys
@@ -34,9 +36,9 @@ print(len(spec(ray.data.read_json(f"{folder}/in.jsonl")).to_pandas()))
 
 def test_a_program_prints_only_what_it_prints(model: Callable[[str], str], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="quiet-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONWARNINGS"))}
         own = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_PIPELINES_CACHE": f"{folder}/cache"}
-        environment = {**kept, **own, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = {**inherited("RAY_", "PYTHONWARNINGS"), **own, "PYTHONPATH": path}
         command = [sys.executable, "-c", PROGRAM, model("bert-classifier"), str(tmp_path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ import pytest
 import ray_pipelines as rp
 from tests.hub_server import hub_server
 from tests.integration.s3_server import KEY, SECRET, S3Server, run_s3_server
-from tests.machine import command_line, free_ports, processes
+from tests.machine import command_line, free_ports, inherited, processes
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -169,7 +169,7 @@ def reader(model: Callable[[str], str]) -> Iterator[Reader]:
         hub = stack.enter_context(hub_server({repo: Path(model(name)) for repo, name in REPOS.items()}))
         s3 = stack.enter_context(run_s3_server())
         fill_bucket(s3)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_", "HF_"))}
+        kept = inherited("RAY_", "AWS_", "HF_")
         (scratch / "home").mkdir()
         reader = Reader(
             clone,

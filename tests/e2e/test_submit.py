@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from ray_pipelines.data.prometheus import METRICS
+from tests.machine import inherited
 from tests.ray_nodes import RayNode
 
 Model = Callable[[str], str]
@@ -28,7 +29,7 @@ ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept = inherited("RAY_")
     path = f"{BIN}{os.pathsep}{kept['PATH']}"
     return {**kept, "HOME": str(home), "PATH": path, "COLUMNS": "200", "NO_COLOR": "1", **changes}
 
