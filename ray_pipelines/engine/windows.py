@@ -61,12 +61,14 @@ class Window:
     Attributes:
         started: Items whose first chunk, or error, is in this window, in input order.
         entries: Item, index of the chunk in it, and chunk.
+        is_last: Whether no other follows.
     """
 
     started: list[Item] = field(default_factory=list)
     entries: list[tuple[Item, int, Any]] = field(default_factory=list)
     cost: int = 0
     num_bytes: int = 0
+    is_last: bool = False
 
     def add(self, item: Item, chunk: Any) -> None:
         """Adds the next chunk of `item`."""
@@ -128,6 +130,7 @@ class Windows:
                             if item.error is not None:
                                 break
                 item.is_complete = True
+        window.is_last = True
         yield window
 
     def _is_full(self, window: Window) -> bool:
@@ -203,10 +206,15 @@ def exploded(explode: Callable[[Any, int], Iterator[Any]], item: Any, row: int, 
 def prefetched(windows: Iterator[Window]) -> Iterator[Window]:
     """The windows, each made in a thread while the one before is worked on; what fails there is raised here.
 
-    Closing the iterator waits for the window that is being made.
+    Closing the iterator waits for the window that is being made. A single window needs no thread.
     """
+    window = next(windows)
+    if window.is_last:
+        yield window
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as thread:
-        following = thread.submit(next, windows, None)
-        while (window := following.result()) is not None:
-            following = thread.submit(next, windows, None)
+        while not window.is_last:
+            following = thread.submit(next, windows)
             yield window
+            window = following.result()
+        yield window

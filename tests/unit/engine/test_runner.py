@@ -179,6 +179,22 @@ def test_what_fails_while_the_next_window_is_made_is_raised_in_its_place() -> No
         list(results)
 
 
+@pytest.mark.parametrize(("num_items", "num_threads"), [(5, 1), (30, 2)])
+def test_a_thread_is_started_only_where_there_is_a_window_to_prepare_meanwhile(
+    num_items: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "_can_prefetch", lambda self: True)
+    threads = set()
+
+    def items() -> Iterator[list[int]]:
+        for n in range(num_items):
+            threads.add(threading.get_ident())
+            yield [n + 1]
+
+    list(Runner(FakeSteps(), BatchConfig(window_rows=10)).run(items()))  # type: ignore[arg-type]
+    assert len(threads) == num_threads and threading.get_ident() in threads
+
+
 def test_closing_the_results_ends_the_thread_that_preprocesses() -> None:
     results = Runner(FakeSteps(), BatchConfig(window_rows=10)).run([n] for n in itertools.count(1))  # type: ignore[arg-type]
     next(results)
