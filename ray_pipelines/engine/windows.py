@@ -206,15 +206,13 @@ def exploded(explode: Callable[[Any, int], Iterator[Any]], item: Any, row: int, 
 def prefetched(windows: Iterator[Window]) -> Iterator[Window]:
     """The windows, each made in a thread while the one before is worked on; what fails there is raised here.
 
-    Closing the iterator waits for the window that is being made. A single window needs no thread.
+    Closing the iterator waits for the window that is being made. No thread is started for the first one.
     """
     window = next(windows)
-    if window.is_last:
-        yield window
-        return
     with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as thread:
-        while not window.is_last:
-            following = thread.submit(next, windows)
+        while True:
+            following = None if window.is_last else thread.submit(next, windows)
             yield window
+            if following is None:
+                return
             window = following.result()
-        yield window

@@ -56,6 +56,7 @@ STAND_INS = {
 
 NOT_RUN = {
     "make demo": "installs all dependencies; test_cli.py runs what it runs then",
+    ". .venv/bin/activate": "the environment of the tests is on the PATH",
     "pip install '.[all]'": "needs a package index",
 }
 """Command: why it is not run."""
