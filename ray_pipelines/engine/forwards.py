@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -389,13 +390,16 @@ class Forwards:
     def _is_as_alone(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> bool:
         """Whether chunks have the same outputs alone; asked of the first batch, and of the first padded ones."""
         is_padded = len({num_tokens(chunk) for chunk in chunks}) > 1
-        if self._batching_is_checked and (self._padding_checks == 0 or not is_padded):
+        checks_padding = is_padded and self._padding_checks > 0
+        # Pipelines may run chunks of several lengths apart, so only two of one length show what a batch changes.
+        twin = None if self._batching_is_checked else _first_of_equal_length(chunks)
+        if twin is None and not checks_padding:
             return True
-        is_same = all(
-            self._has_same_alone(chunks[index], outputs[index]) for index in _some_lengths(chunks, self._checked_chunks)
-        )
-        self._padding_checks -= is_padded and self._padding_checks > 0
-        self._batching_is_checked = is_same or not is_padded
+        some = {*(_some_lengths(chunks, self._checked_chunks) if checks_padding else ())}
+        some |= {twin} if twin is not None else set()
+        is_same = all(self._has_same_alone(chunks[index], outputs[index]) for index in sorted(some))
+        self._padding_checks -= checks_padding
+        self._batching_is_checked = not is_padded or (is_same and (twin is not None or self._batching_is_checked))
         if is_padded and not is_same:
             self._padding = Padding({})
             logger.warning("Padding changes this model's results; only rows of equal length share a batch.")
@@ -430,6 +434,13 @@ def _are_rests(batches: Sequence[Sequence[int]], groups: Sequence[Hashable]) -> 
     own = [groups[batch[0]] for batch in batches]
     around = zip([None, *own[:-1]], own, [*own[1:], None], strict=True)
     return [group == before and group != after for before, group, after in around]
+
+
+def _first_of_equal_length(chunks: Sequence[Any]) -> int | None:
+    """The first chunk that is as long as another."""
+    lengths = [num_tokens(chunk) for chunk in chunks]
+    numbers = Counter(lengths)
+    return next((index for index, length in enumerate(lengths) if numbers[length] > 1), None)
 
 
 def _some_lengths(chunks: Sequence[Any], most: int) -> list[int]:

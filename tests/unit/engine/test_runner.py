@@ -47,6 +47,7 @@ class FakeSteps:
     is_random = False
     can_batch = True
     is_generic = False
+    has_own_call = False
     group_size = 1
     can_finish_many = False
     num_truncated = 0
@@ -102,6 +103,15 @@ class FakeSteps:
 
     def is_sequence(self, name: str) -> bool:
         return False
+
+
+class ApartSteps(FakeSteps):
+    """Chunks of several lengths run apart, as some pipelines do; those of one length change one another."""
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        numbers = inputs["input_ids"].max(dim=1).values.tolist()
+        self.batches.append(numbers)
+        return {"logits": torch.tensor([[2.0 * number + numbers.count(number) - 1] for number in numbers])}
 
 
 def run(steps: FakeSteps, items: Sequence[Any], **batching: Any) -> list[Any]:
@@ -278,3 +288,8 @@ def test_errors_hold_no_tensors_of_their_batch() -> None:
         variables += [value for value in traceback.tb_frame.f_locals.values() if isinstance(value, torch.Tensor)]
         traceback = traceback.tb_next
     assert variables == []
+
+
+def test_a_batch_of_several_lengths_does_not_hide_what_those_of_one_length_do() -> None:
+    assert run(ApartSteps(), [[1], [2], [2], [3]]) == [[2.0], [4.0], [4.0], [6.0]]
+    assert run(ApartSteps(), [[1], [2]] * 4, max_size=2) == [[2.0], [4.0]] * 4
