@@ -27,6 +27,8 @@ def are_close(alone: Any, batched: Any, is_exact: bool) -> bool:
     # What is chosen by small differences may come out otherwise after rounding; such models say what to look at.
     for name in [CONFIDENCE] if CONFIDENCE in alone else alone:
         value = alone[name]
+        if isinstance(value, int | float | str) and value != batched[name]:
+            return False
         if not isinstance(value, torch.Tensor) or not isinstance(batched[name], torch.Tensor):
             continue
         value, other = _without_padding(value, batched[name])

@@ -27,3 +27,11 @@ def test_a_model_that_overflows_is_compared_by_the_numbers_it_has() -> None:
     assert are_close(one, {"logits": one["logits"] * 1.00001}, is_exact=True)
     assert not are_close(one, {"logits": one["logits"] + 1}, is_exact=True)
     assert not are_close(one, {"logits": torch.ones(1, 4)}, is_exact=True)
+
+
+def test_plain_values_must_be_equal() -> None:
+    """A class of one's own may note the length of its inputs, which is another in a padded batch."""
+    one = {"logits": torch.ones(1, 4), "length": 3, "text": "a"}
+    assert are_close(one, dict(one), is_exact=False)
+    assert not are_close(one, {**one, "length": 5}, is_exact=False)
+    assert not are_close(one, {**one, "text": "b"}, is_exact=False)
