@@ -22,6 +22,7 @@ __all__ = [
     "OF_TOKENS",
     "PADDED_WITH_ONE",
     "PADDED_WITH_ZERO",
+    "Opaque",
     "Padding",
     "collate",
     "cost",
@@ -44,6 +45,10 @@ OF_TOKENS = ("input_ids", "position_ids", HIDDEN_MASK, *PADDED_WITH_ZERO, *PADDE
 MAX_PADDED = 1.5
 FREE_PADDING = 1 / 16
 SEQUENCES = ("input_ids", "input_values", "input_features")
+
+
+class Opaque(dict[str, Any]):
+    """A chunk that is no mapping of model inputs but whatever a pipeline makes, under `inputs`; it shares no batch."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,8 @@ def cost_unit(inputs: Mapping[str, Any]) -> str:
 
 def signature(inputs: Mapping[str, Any], padding: Padding) -> Hashable:
     """What two chunks must have in common to share a batch: keys, types, and shapes but for axes that are padded."""
+    if isinstance(inputs, Opaque):
+        return id(inputs)
     can_pad = isinstance(inputs.get(MASK), torch.Tensor)
     parts = []
     for key in sorted(inputs):

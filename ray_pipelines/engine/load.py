@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib
+import json
 import logging
 import platform
 from collections.abc import Mapping
@@ -160,7 +161,8 @@ def load_pipeline(
     arguments: dict[str, Any] = {name: folders[name] for name in COMPONENTS if name in folders}
     arguments |= {name: value for name, value in pinned.instances.items() if name != "model"}
     model = pinned.instances.get("model", folders.get("name"))
-    pipeline_class = config.pipeline_class or task.pipeline_class
+    name = _own_name(task, folders.get("name"))
+    pipeline_class = config.pipeline_class or (task.pipeline_class if name is None else None)
     if pipeline_class and "pipeline_class" not in arguments:
         arguments["pipeline_class"] = import_class(pipeline_class)
     if "pipeline_class" in arguments and task.name not in PIPELINE_REGISTRY.get_supported_tasks():
@@ -184,7 +186,8 @@ def load_pipeline(
         if config.device_map is None:
             arguments["device"] = config.device if config.device is not None else device
         with _quiet():
-            pipe = transformers.pipeline(task.name, model=model, **arguments, **task.pipeline_parameters(parameters))
+            own = task.pipeline_parameters(parameters)
+            pipe = transformers.pipeline(name or task.name, model=model, **arguments, **own)
             if config.attn_implementation is not None:
                 _set_attention(pipe.model, config.attn_implementation)
             if assistant is not None:
@@ -193,6 +196,13 @@ def load_pipeline(
         raise ModelLoadError(_load_message(task, pinned, error)) from error
     pipe.model.eval()
     return pipe
+
+
+def _own_name(task: Task, folder: str | None) -> str | None:
+    """The name under which a model brings a pipeline of its own for a known task; None where it brings none."""
+    file = Path(folder or "") / "config.json"
+    own = json.loads(file.read_text()).get("custom_pipelines") if folder and file.is_file() else None
+    return next((name for name in (task.name, *task.aliases) if name in (own or {})), None)
 
 
 def _set_attention(model: Any, name: str) -> None:

@@ -59,7 +59,9 @@ class Runner:
         device = steps.pipe.device
         self.counters = Counters(device=device.type, dtype=dtype, cheaper=cheaper_setting(device))
         self._forwards = Forwards(steps, batching, self.counters, self._watched, store)
-        self._windows = Windows(batching.window_rows, self._full_cost, self.counters)
+        # Items that wait to be called are not counted in bytes.
+        window_rows = 1 if steps.has_own_call else batching.window_rows
+        self._windows = Windows(window_rows, self._full_cost, self.counters)
         self._one_at_a_time = threading.Lock()
 
     def share_memory(self, num_processes: int) -> None:

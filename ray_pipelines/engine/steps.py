@@ -5,7 +5,8 @@ devices. A regular pipeline makes one chunk of each row; a `ChunkPipeline` makes
 outputs.
 
 For a task without a file of its own, rows go through the pipeline's own `__call__` up to where it would start its
-executor: many pipelines rewrite their inputs and parameters there (chats, question and table pairs, label lists).
+executor: many pipelines rewrite their inputs and parameters there (chats, question and table pairs, label lists). A
+`__call__` of the user's own, which may do anything before and after, is called as a whole: that is the forward then.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers.utils import ModelOutput
 
 from ray_pipelines import media
 from ray_pipelines.config import MediaLimits
-from ray_pipelines.engine.batching import padding_of
+from ray_pipelines.engine.batching import Opaque, padding_of
 from ray_pipelines.engine.closeness import are_near
 from ray_pipelines.engine.lengths import cut_at, max_tokens, new_tokens, num_embeddings
 from ray_pipelines.engine.seeds import seeded
@@ -68,20 +69,24 @@ class Steps:
         self._num_embeddings = num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
+        self.has_own_call = not type(pipe).__call__.__module__.startswith(KNOWN_MODULES)
         self.can_batch = self._can_batch()
         self.is_exact = getattr(pipe.model, "dtype", None) in (torch.float32, torch.float64)
         self.is_generic = task.result_type is None
         self.num_truncated = 0
         self.extra_cost = new_tokens(pipe)
-        self._call_arguments = _call_arguments(pipe, parameters.model_dump()) if self.is_generic else {}
+        self._call_arguments = self._arguments_of_call(task.pipeline_parameters(parameters))
         self._step_parameters = _step_parameters(pipe)
         self._cut_at = cut_at(pipe)
         is_known = type(pipe).preprocess.__module__.startswith(KNOWN_MODULES)
-        can_group = task.preprocess_many is not None and is_known and not self.is_random and not self.is_generic
+        is_taken_apart = not self.is_generic and not self.has_own_call
+        can_group = task.preprocess_many is not None and is_known and not self.is_random and is_taken_apart
         self.group_size = task.group_size if can_group else 1
         self._many_is_checked = False
         is_known = type(pipe).postprocess.__module__.startswith(KNOWN_MODULES)
-        self.can_finish_many = task.postprocess_many is not None and is_known and not self.is_generic
+        # A class of one's own may want any of the model's outputs, also one registered under a known name.
+        self._keeps_all = task.kept_outputs is None or not is_known
+        self.can_finish_many = task.postprocess_many is not None and is_known and is_taken_apart
         self._finishing_is_checked = False
 
     def with_parameters(self, parameters: Any, seed: int | None = None) -> Steps:
@@ -90,6 +95,7 @@ class Steps:
         for name in [name for name in pipe.__dict__ if isinstance(getattr(type(pipe), name, None), cached_property)]:
             del pipe.__dict__[name]
         arguments = self.task.pipeline_parameters(parameters)
+        call_arguments = self._arguments_of_call(arguments)
         if hasattr(pipe, "_generate_kwargs"):
             # As when a pipeline is made: in a call, some of them hand arguments of `generate` to their processor.
             names = vars(GenerationConfig()).keys() - {*pipe._non_generation_params} & arguments.keys()
@@ -99,17 +105,20 @@ class Steps:
         pipe._preprocess_params, pipe._forward_params, pipe._postprocess_params = merged
         steps = copy.copy(self)
         steps.pipe, steps.parameters, steps.seed = pipe, parameters, self.seed if seed is None else seed
-        steps._step_parameters = _step_parameters(pipe)
+        steps._step_parameters, steps._call_arguments = _step_parameters(pipe), call_arguments
         steps.is_random = self.task.is_random(pipe, parameters)
         steps.can_batch = steps._can_batch()
         steps.extra_cost, steps._cut_at = new_tokens(pipe), cut_at(pipe)
         return steps
 
     def _can_batch(self) -> bool:
-        if not self.task.batched or self.is_random:
+        if not self.task.batched or self.is_random or self.has_own_call:
             return False
         # Drafts can be checked for one sequence at a time only.
         return getattr(self.pipe, "assistant_model", None) is None and getattr(self.pipe, "can_batch", True)
+
+    def _arguments_of_call(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return _call_arguments(self.pipe, arguments) if self.is_generic or self.has_own_call else {}
 
     def with_generation_arguments(self, **arguments: Any) -> Steps:
         """The same with further arguments of `generate`, such as a `streamer`."""
@@ -119,6 +128,8 @@ class Steps:
         if named is not None and named.kind is not inspect.Parameter.VAR_KEYWORD:
             arguments = {"generate_kwargs": {**(forward.get("generate_kwargs") or {}), **arguments}}
         steps._step_parameters = (before, {**forward, **arguments}, after)
+        steps.pipe = copy.copy(self.pipe)
+        steps.pipe._forward_params = steps._step_parameters[1]
         return steps
 
     # --- rows to items
@@ -166,6 +177,9 @@ class Steps:
             RowTooLarge: A chunk has more tokens than the model has positions.
             Exception: Whatever the pipeline raises.
         """
+        if self.has_own_call:
+            yield Opaque(inputs=item)
+            return
         if self.is_generic:
             item = self._normalise(item)
         parameters = self._step_parameters[0]
@@ -178,7 +192,10 @@ class Steps:
         if not isinstance(self.pipe, ChunkPipeline):
             chunks = iter([chunks])
         for chunk in chunks:
-            yield chunk if self.is_generic else self._checked(chunk)
+            if not isinstance(chunk, Mapping):
+                yield Opaque(inputs=chunk)
+            else:
+                yield chunk if self.is_generic else self._checked(chunk)
 
     def preprocess_many(self, items: Sequence[Any]) -> list[Any]:
         """For each of many items its chunks, or None where it must be preprocessed by itself to see what is wrong.
@@ -230,6 +247,8 @@ class Steps:
         Raises:
             Exception: Whatever the pipeline raises.
         """
+        if self.has_own_call:
+            return self.task.to_result(self._called(item), self.parameters)
         if self.is_generic:
             item = self._normalise(item)
         preprocess, forward, postprocess = self._step_parameters
@@ -240,10 +259,19 @@ class Steps:
     def forward(self, inputs: Any) -> Any:
         """Model outputs on the CPU, only those that the task needs."""
         with self._random(inputs):
-            return self._forward(inputs)
+            if isinstance(inputs, Opaque):
+                inputs = inputs["inputs"]
+            return self._called(inputs) if self.has_own_call else self._forward(inputs)
+
+    def _called(self, item: Any) -> Any:
+        """What the pipeline's own `__call__` gives of one item."""
+        arguments = self._call_arguments
+        if isinstance(item, RowCall):
+            item, arguments = item.item, {**arguments, **item.parameters}
+        return self.pipe(item, **arguments)
 
     def _forward(self, inputs: Any) -> Any:
-        if type(self.pipe).forward is not Pipeline.forward or self.task.kept_outputs is None:
+        if type(self.pipe).forward is not Pipeline.forward or self._keeps_all:
             return self.pipe.forward(inputs, **self._step_parameters[1])
         with self.pipe.device_placement(), self.pipe.get_inference_context()():
             on_device = self.pipe._ensure_tensor_on_device(_pinned(inputs, self.pipe.device), device=self.pipe.device)
@@ -252,7 +280,9 @@ class Steps:
 
     def postprocess(self, outputs: Sequence[Any]) -> Any:
         """The result of one item, from the outputs of its chunks in order."""
-        if isinstance(self.pipe, ChunkPipeline):
+        if self.has_own_call:
+            (result,) = outputs
+        elif isinstance(self.pipe, ChunkPipeline):
             result = self.pipe.postprocess(list(outputs), **self._step_parameters[2])
         else:
             (only,) = outputs
@@ -280,6 +310,8 @@ class Steps:
     @property
     def problem_with_stages(self) -> str | None:
         """Why another process could not go on from this one's chunks, or None: known once a row was preprocessed."""
+        if self.has_own_call:
+            return f"{type(self.pipe).__name__}.__call__ is called as a whole"
         own = (self.pipe._forward_params, self.pipe._postprocess_params)
         if self._step_parameters[1:] == own:
             return None

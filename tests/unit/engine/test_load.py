@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,21 +132,81 @@ class LengthPipeline(Pipeline):
 """
 
 
-def test_custom_pipeline_of_the_hub_runs_only_if_trusted(model: Model, tmp_path: Path) -> None:
-    import shutil
-
-    folder = tmp_path / "custom"
-    shutil.copytree(model("bert-classifier"), folder)
+def with_custom_pipeline(model_folder: str, folder: Path, task: str) -> Path:
+    shutil.copytree(model_folder, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["custom_pipelines"] = {
-        "text-length": {"impl": "length.LengthPipeline", "pt": ["AutoModelForSequenceClassification"]}
-    }
+    config["custom_pipelines"] = {task: {"impl": "length.LengthPipeline", "pt": ["AutoModelForSequenceClassification"]}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "length.py").write_text(CUSTOM_PIPELINE)
+    return folder
+
+
+def test_custom_pipeline_of_the_hub_runs_only_if_trusted(model: Model, tmp_path: Path) -> None:
+    folder = with_custom_pipeline(model("bert-classifier"), tmp_path / "custom", "text-length")
     with pytest.raises(rp.ConfigError, match='no task "text-length"'):
         rp.pipeline("text-length", model=str(folder))
     spec = rp.pipeline("text-length", model=str(folder), trust_remote_code=True)
     assert spec.run(["a", "a a a a"]) == [{"length": 3}, {"length": 6}]
+
+
+@pytest.mark.parametrize("task", ["sentiment-analysis", "text-classification", "summarization"])
+def test_custom_pipeline_of_the_hub_takes_the_place_of_a_known_one(model: Model, tmp_path: Path, task: str) -> None:
+    """Also of one that is this project's own, and under an alias; rows of several lengths do not mix."""
+    folder = with_custom_pipeline(model("bert-classifier"), tmp_path / task, task)
+    with pytest.raises(rp.ModelLoadError, match="trust_remote_code"):
+        rp.pipeline(task, model=str(folder)).run(["a"])
+    spec = rp.pipeline(task, model=str(folder), trust_remote_code=True, pipeline_class=None)
+    pipe = spec._runner().steps.pipe
+    assert type(pipe).__name__ == "LengthPipeline"
+    if task != "summarization":
+        assert spec.run(["a", "a a a a"]) == [[{"length": 3}], [{"length": 6}]]
+
+
+class LastLetterPipeline(transformers.Pipeline):
+    """Its `__call__` sets a parameter for each row, and does something with the result."""
+
+    def _sanitize_parameters(self, letter: Any = None, mark: Any = None, **_: Any) -> Any:
+        given = {"letter": letter, "mark": mark}
+        return {}, {}, {name: value for name, value in given.items() if value is not None}
+
+    def __call__(self, text: str, **parameters: Any) -> Any:
+        return [super().__call__(text, letter=text[-1], **parameters)]
+
+    def preprocess(self, text: str) -> Any:
+        return self.tokenizer(text, return_tensors="pt")
+
+    def _forward(self, inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def postprocess(self, outputs: Any, letter: str = "", mark: str = "") -> Any:
+        return letter + mark
+
+
+@pytest.mark.parametrize("task", ["my-task", "text-classification"])
+def test_own_call_is_called_as_a_whole_for_each_row(model: Model, task: str) -> None:
+    spec = rp.pipeline(task, model=model("bert-classifier"), pipeline_class=LastLetterPipeline, mark="!")
+    assert spec.run(["ab", "c", "a b c d"]) == [["b!"], ["c!"], ["d!"]]
+
+
+class BarePipeline(LastLetterPipeline):
+    """Its chunks are no mappings."""
+
+    __call__ = transformers.Pipeline.__call__
+
+    def preprocess(self, text: str) -> Any:
+        return [text] if len(text) > 1 else text
+
+    def _forward(self, inputs: Any) -> Any:
+        return len(inputs)
+
+    def postprocess(self, outputs: Any) -> Any:
+        return outputs
+
+
+@pytest.mark.parametrize("task", ["my-task", "text-classification"])
+def test_own_chunks_need_not_be_mappings(model: Model, task: str) -> None:
+    spec = rp.pipeline(task, model=model("bert-classifier"), pipeline_class=BarePipeline)
+    assert spec.run(["ab", "c", "a b c d", "ef"]) == [1, 1, 1, 1]
 
 
 def test_model_that_cannot_be_loaded_is_refused_with_its_reason(model: Model, tmp_path: Path) -> None:
