@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean", "is_typo"]
+__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean", "is_typo", "model_of_json"]
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_VALUE_CHARS = 80
 TYPES = {
@@ -82,6 +85,19 @@ def describe_validation_error(error: ValidationError, where: str, model: type[Ba
         found = _describe(detail, path, model)
         problems[f"{key}: {found}" if key else found] = None
     return list(problems)
+
+
+def model_of_json(data: bytes, model: type[M]) -> M:
+    """What JSON says, as a `model`.
+
+    Raises:
+        ValueError: It is no JSON, or says something else; in one line.
+    """
+    values = json.loads(data)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(" ".join(describe_validation_error(error, "", model))) from None
 
 
 def _describe(detail: Any, path: list[Any], model: type[BaseModel]) -> str:

@@ -116,17 +116,6 @@ class Folder:
             raise ConfigError(f"{self.path}/{name}: is damaged, or of another program ({reason}). {remedy}")
         return parsed
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file, or None if there is none of that name."""
-        data = self.read(name)
-        if data is None:
-            return None
-        with self._reaching("read", name):
-            values = json.loads(data)
-            if not isinstance(values, dict):
-                raise ValueError("expected an object")
-        return values
-
     def sizes(self, below: str = "") -> dict[str, int]:
         """Name and bytes of every file below a folder of this one, as they are now; hidden files too."""
         with self._reaching("listed", below) as (filesystem, root):

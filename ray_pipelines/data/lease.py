@@ -14,13 +14,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.errors import ConfigError, JobError, StorageError
+from ray_pipelines.validation import model_of_json
 
 __all__ = ["LEASE", "Lease", "hold_lease"]
 
@@ -32,6 +36,21 @@ SETTLING_S = 0.5
 """After this time a lease that another machine wrote at the same moment is seen: the last one of them holds."""
 _held: set[str] = set()
 """Tokens of the leases that this process holds; others that it has written could not be removed when they ended."""
+
+
+class Holder(BaseModel, extra="allow", frozen=True):
+    """What a lease says of who writes; which of several, and whether it still does."""
+
+    run_id: str
+    token: str
+    machine: str
+    host: str
+    pid: int
+    process_start: str | None
+
+    def __str__(self) -> str:
+        """A lease for people."""
+        return f"run {self.run_id} (process {self.pid} on {self.host})"
 
 
 class Lease:
@@ -50,7 +69,7 @@ class Lease:
         self._clock = clock
         self._renewals = 0
         self._renewed_s = clock()
-        self._lost_to: Mapping[str, Any] | None = None
+        self._lost_to: Holder | str | None = None
         self._released = threading.Event()
         self._lock = threading.Lock()
 
@@ -63,10 +82,10 @@ class Lease:
 
     def is_mine(self) -> bool:
         """Whether nobody else has taken the folder; one who took an old lease may have ended since."""
-        found = self._folder.read_json(LEASE)
+        found = _holder(self._folder)
         if found is None and self._is_old():
-            found = {"run_id": "that has ended"}
-        if found is not None and found.get("token") != self.token:
+            self._lost_to = "run that has ended"
+        if found is not None and found.token != self.token:
             self._lost_to = found
         return self._lost_to is None
 
@@ -74,6 +93,7 @@ class Lease:
         """Raises if another run has taken the folder, or may have: a lease that has become old is renewed first.
 
         Raises:
+            ConfigError: The lease is damaged.
             JobError: It has.
             StorageError: The folder cannot be reached to see.
         """
@@ -84,7 +104,7 @@ class Lease:
                 raise StorageError(f"the lease could not be renewed for {self._age_s():.0f} s: {error}") from None
         if self._lost_to is not None:
             raise JobError(
-                f"write.path: {self._folder.path} was taken over by {describe(self._lost_to)}, as this run did not "
+                f"write.path: {self._folder.path} was taken over by {self._lost_to}, as this run did not "
                 "renew its lease in time. What was written stays; run it again when the other has ended."
             )
 
@@ -103,16 +123,16 @@ class Lease:
             try:
                 if not self.renew():
                     return
-            except StorageError:
-                # A store that cannot be reached for a while: the next renewal may succeed, and `check` knows how old
-                # the lease is.
+            except (StorageError, ConfigError):
+                # A store that cannot be reached for a while, or a lease that somebody has damaged: the next renewal may
+                # succeed, and `check` knows how old the lease is.
                 continue
 
     def release(self) -> None:
         """Ends the renewals and removes a lease that was written; one out of reach is left to the next run."""
         self._released.set()
         # A renewal that has begun must not write it anew afterwards.
-        with self._lock, suppress(StorageError):
+        with self._lock, suppress(StorageError, ConfigError):
             _held.discard(self.token)
             if self._renewals and self.is_mine():
                 self._folder.remove([LEASE])
@@ -162,32 +182,31 @@ def _take(lease: Lease, folder: Folder, sleep: Callable[[float], None]) -> None:
         raise ConfigError(f"write.path: {folder.path} was taken by another run at the same moment. Choose another.")
 
 
+def _holder(folder: Folder) -> Holder | None:
+    """Who holds the lease of a folder."""
+    remedy = "Remove it if no other run writes there."
+    return folder.read_as(LEASE, partial(model_of_json, model=Holder), remedy)
+
+
 def _wait_until_free(folder: Folder, sleep: Callable[[float], None]) -> None:
-    found = folder.read_json(LEASE)
+    found = _holder(folder)
     if found is None:
         return
     here = _this_process()
-    if found.get("machine") and found["machine"] == here["machine"]:
-        is_alive = _start_of_process(int(found["pid"])) == found["process_start"]
-        if is_alive and (found["pid"] != here["pid"] or found["token"] in _held):
+    if found.machine and found.machine == here["machine"]:
+        is_alive = _start_of_process(found.pid) == found.process_start
+        if is_alive and (found.pid != here["pid"] or found.token in _held):
             raise _taken(folder, found)
         return
     sleep(PATIENCE_S)
-    if folder.read_json(LEASE) not in (None, found):
+    if _holder(folder) not in (None, found):
         raise _taken(folder, found)
 
 
-def _taken(folder: Folder, found: Mapping[str, Any]) -> ConfigError:
+def _taken(folder: Folder, found: Holder) -> ConfigError:
     return ConfigError(
-        f"write.path: {folder.path} is being written to by {describe(found)}. Wait until it ends, or choose another "
-        "folder."
+        f"write.path: {folder.path} is being written to by {found}. Wait until it ends, or choose another folder."
     )
-
-
-def describe(found: Mapping[str, Any]) -> str:
-    """A lease for people."""
-    process = f" (process {found['pid']} on {found.get('host')})" if "pid" in found else ""
-    return f"run {found.get('run_id')}{process}"
 
 
 def _this_process() -> dict[str, Any]:

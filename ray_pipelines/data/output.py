@@ -19,10 +19,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel, model_validator
 
 from ray_pipelines.arrow import empty_table
 from ray_pipelines.config import FilesystemConfig, Job
@@ -31,18 +32,44 @@ from ray_pipelines.data.json_values import array_of_json, held_type
 from ray_pipelines.data.sinks import partitionable, tar_rows
 from ray_pipelines.errors import ConfigError, StorageError
 from ray_pipelines.storage import missing_bucket, probe
-from ray_pipelines.validation import did_you_mean
+from ray_pipelines.validation import did_you_mean, model_of_json
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["DEAD_LETTERS", "HTML_REPORT", "MANIFEST", "REPORT", "RESULTS", "RUN", "Output", "RunOutput", "read_output"]
+__all__ = [
+    "DEAD_LETTERS",
+    "HTML_REPORT",
+    "MANIFEST",
+    "REPORT",
+    "RESULTS",
+    "RUN",
+    "Output",
+    "RunOutput",
+    "read_manifest",
+    "read_output",
+]
 
 RESULTS, DEAD_LETTERS = "results", "dead_letters"
 MANIFEST, REPORT, HTML_REPORT = "manifest.json", "report.json", "report.html"
 RUN = "_run/run.json"
 LEAST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 20, 512 << 20
 OURS = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, "_run"}
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """A schema as text."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """The schema that `schema_to_text` has written."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def _checked_schema(text: str) -> str:
+    schema_from_text(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -74,10 +101,11 @@ class Output:
             if self.folder.is_file():
                 return [f"write.path: {self.path} is a file; expected a folder."]
             names = self.folder.top_names()
-            # Other programs too have folders called results, and files called manifest.json.
-            is_of_run = "_run" in names or _is_manifest(self.folder.read_json(MANIFEST) if MANIFEST in names else None)
-        except StorageError as error:
+            # Other programs too have folders called results.
+            manifest = read_manifest(self.folder) if MANIFEST in names else None
+        except (StorageError, ConfigError) as error:
             return [f"write.path: {error}"]
+        is_of_run = "_run" in names or manifest is not None
         if names and not is_of_run:
             found = ", ".join(sorted(names - OURS or names)[:3])
             return [f"write.path: {self.path} holds files that no run has written ({found}). Choose another folder."]
@@ -259,13 +287,13 @@ def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | No
         filesystem: How it is reached, as `write.filesystem` of a job; what it leaves open comes from the environment.
 
     Raises:
-        ConfigError: There is no finished run.
+        ConfigError: There is no finished run, or its manifest is damaged.
         StorageError: It cannot be reached.
     """
     config = FilesystemConfig.model_validate(filesystem or {})
     folder = Folder.of(path, config.resolved())
-    manifest = folder.read_json(MANIFEST)
-    if manifest is None or not _is_manifest(manifest):
+    manifest = read_manifest(folder)
+    if manifest is None:
         state = (
             "an unfinished run; run the same job again" if folder.read(RUN) is not None else "no manifest.json of one"
         )
@@ -273,16 +301,54 @@ def read_output(path: str, filesystem: FilesystemConfig | Mapping[str, Any] | No
     return RunOutput(folder, manifest)
 
 
-def _is_manifest(values: Mapping[str, Any] | None) -> bool:
-    """Whether `manifest.json` is that of a finished run."""
-    return values is not None and {"files", "schemas"} <= values.keys()
+class _Files(BaseModel):
+    results: list[str]
+    dead_letters: list[str]
 
 
-def schema_to_text(schema: pa.Schema) -> str:
-    """A schema as text."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+class _Schemas(BaseModel):
+    results: Annotated[str, AfterValidator(_checked_schema)]
+    dead_letters: Annotated[str, AfterValidator(_checked_schema)]
 
 
-def schema_from_text(text: str) -> pa.Schema:
-    """The schema that `schema_to_text` has written."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+class _JobValues(BaseModel, extra="allow"):
+    write: dict[str, Any]
+
+
+class _Manifest(BaseModel, extra="allow"):
+    """What is read of a manifest again."""
+
+    run_id: str
+    attempt: int
+    num_errors: int
+    files: _Files
+    file_sizes: dict[str, dict[str, int]]
+    schemas: _Schemas
+    sources: str
+    job: _JobValues
+    runs: list[Any] = []
+
+    @model_validator(mode="after")
+    def _has_sizes(self) -> _Manifest:
+        for name in (*self.files.results, *self.files.dead_letters):
+            if not {"num_rows", "num_bytes"} <= self.file_sizes.get(name, {}).keys():
+                raise ValueError(f"file_sizes: expected num_rows and num_bytes of {name}.")
+        return self
+
+
+def read_manifest(folder: Folder) -> dict[str, Any] | None:
+    """The manifest of the finished run in a folder; None if there is none, or one of another program.
+
+    Raises:
+        ConfigError: It is damaged.
+    """
+    remedy = "Put it back as it was, or remove it and run the job anew."
+    return folder.read_as(MANIFEST, _manifest_of_json, remedy)
+
+
+def _manifest_of_json(data: bytes) -> dict[str, Any] | None:
+    values = json.loads(data)
+    # Other programs too have files of that name.
+    if isinstance(values, dict) and not {"files", "schemas"} <= values.keys():
+        return None
+    return model_of_json(data, _Manifest).model_dump()

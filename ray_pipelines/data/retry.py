@@ -21,7 +21,15 @@ from ray_pipelines.data.formats import sample_of
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.job import JobResult, start_ray
 from ray_pipelines.data.lease import hold_lease
-from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, Output, RunOutput, read_output, schema_from_text
+from ray_pipelines.data.output import (
+    DEAD_LETTERS,
+    RESULTS,
+    Output,
+    RunOutput,
+    read_manifest,
+    read_output,
+    schema_from_text,
+)
 from ray_pipelines.data.provenance import configuration
 from ray_pipelines.data.read import Input, describe_input
 from ray_pipelines.data.run_state import finish_cleaning, new_run_id, open_retry
@@ -103,7 +111,7 @@ def _check_same(before: RunOutput) -> None:
     Raises:
         ConfigError: One has.
     """
-    now = before.folder.read_json(MANIFEST)
+    now = read_manifest(before.folder)
     if now is None or now["run_id"] != before.manifest["run_id"]:
         raise ConfigError(f"write.path: {before.path} holds the output of another run by now. Retry that.")
 

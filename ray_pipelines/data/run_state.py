@@ -13,28 +13,30 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+from pydantic import BaseModel
 from pyroaring import BitMap64
 
 from ray_pipelines.config import Job
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.lease import hold_lease
-from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, Output
+from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, Output, read_manifest
 from ray_pipelines.data.provenance import versions
 from ray_pipelines.data.read import Input
 from ray_pipelines.data.resume import COMMITS, Ledger
 from ray_pipelines.engine.identity import differences, digest_of
 from ray_pipelines.errors import ConfigError, JobError
+from ray_pipelines.validation import model_of_json
 
 __all__ = ["Run", "RunRecord", "finish_cleaning", "inventory_of", "new_run_id", "open_retry", "open_run", "read_record"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class RunRecord(BaseModel, extra="forbid", frozen=True):
     """What `_run/run.json` says.
 
     Attributes:
@@ -87,11 +89,11 @@ class Run:
 
     def write_record(self) -> None:
         """Keeps the record."""
-        self.output.write_json(RUN, dataclasses.asdict(self.record))
+        self.output.write_json(RUN, self.record.model_dump())
 
     def note_result_type(self, text: str) -> None:
         """Keeps the type of results that was inferred, so that all of the run has the same."""
-        self.record = dataclasses.replace(self.record, result_type=text)
+        self.record = self.record.model_copy(update={"result_type": text})
         self.write_record()
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
@@ -130,9 +132,17 @@ def open_run(job: Job, source: Input, configuration: Mapping[str, Any], output: 
             raise ConfigError(problems)
     inventory = inventory_of(job, source)
     # A finished run that this one will replace is left as it is until then: no file of the two has the same name.
-    replaced = (output.folder.read_json(MANIFEST) or {}).get("run_id")
+    replaced = (read_manifest(output.folder) or {}).get("run_id")
     prefix = digest_of(configuration, versions(), inventory.digest(), 1, replaced)
-    started = RunRecord(run_id, "run", job.write.mode, prefix, 1, configuration, versions())
+    started = RunRecord(
+        run_id=run_id,
+        kind="run",
+        mode=job.write.mode,
+        prefix=prefix,
+        attempt=1,
+        configuration=configuration,
+        versions=versions(),
+    )
     return _start(Run(output, started, inventory, Ledger(output.folder)))
 
 
@@ -164,7 +174,16 @@ def open_retry(
     ):
         return Run(output, record, inventory, Ledger.read(output.folder, record.prefix), rows, manifest)
     prefix = digest_of(configuration, versions(), inventory.digest(), attempt)
-    started = RunRecord(run_id, "retry", "resume", prefix, attempt, configuration, versions(), manifest["run_id"])
+    started = RunRecord(
+        run_id=run_id,
+        kind="retry",
+        mode="resume",
+        prefix=prefix,
+        attempt=attempt,
+        configuration=configuration,
+        versions=versions(),
+        base_run_id=manifest["run_id"],
+    )
     return _start(Run(output, started, inventory, Ledger(output.folder), rows, manifest))
 
 
@@ -172,23 +191,18 @@ def read_record(output: Output) -> RunRecord | None:
     """The record of the unfinished run in an output, if there is one; a finished one is cleaned up.
 
     Raises:
-        ConfigError: It is not one that this version can go on with.
+        ConfigError: It is not one that this version can go on with, or the manifest is damaged.
     """
-    values = output.folder.read_json(RUN)
-    if values is None:
-        return None
-    try:
-        record = RunRecord(**values)
-    except TypeError:
-        raise ConfigError(
-            f"write.path: {output.path}/{RUN} is of another version of this package. Go on with that, choose another "
-            "folder, or remove this one."
-        ) from None
-    manifest = output.folder.read_json(MANIFEST)
-    if manifest is None or manifest.get("run_id") != record.run_id:
+    record, manifest = _record_in(output), read_manifest(output.folder)
+    if record is None or manifest is None or manifest["run_id"] != record.run_id:
         return record
     clean_up(output, manifest["files"], manifest["sources"])
     return None
+
+
+def _record_in(output: Output) -> RunRecord | None:
+    remedy = "Go on with the version of this package that has written it, or remove it to start anew."
+    return output.folder.read_as(RUN, partial(model_of_json, model=RunRecord), remedy)
 
 
 def clean_up(output: Output, files: Mapping[str, Iterable[str]], sources_file: str) -> None:
@@ -209,13 +223,13 @@ def finish_cleaning(output: Output) -> None:
     A folder that cannot be reached is left to those who say why.
 
     Raises:
-        ConfigError: Another process is cleaning up.
+        ConfigError: Another process is cleaning up, or the record is damaged.
     """
-    if output.problems("overwrite") or (record := output.folder.read_json(RUN)) is None:
+    if output.problems("overwrite") or (record := _record_in(output)) is None:
         return
-    manifest = output.folder.read_json(MANIFEST)
-    if manifest is not None and record.get("run_id") == manifest.get("run_id"):
-        with hold_lease(output.folder, record["run_id"]):
+    manifest = read_manifest(output.folder)
+    if manifest is not None and record.run_id == manifest["run_id"]:
+        with hold_lease(output.folder, record.run_id):
             read_record(output)
 
 

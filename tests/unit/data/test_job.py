@@ -12,6 +12,7 @@ import ray_pipelines as rp
 from ray_pipelines.data.job import check_job
 from ray_pipelines.data.output import MANIFEST, Output
 from ray_pipelines.job_file import validate_job
+from tests.unit.data.test_run_state import manifest_of
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -41,7 +42,7 @@ def test_a_run_that_ended_while_ray_was_starting_is_not_replaced(
     output = Output.of(job)
 
     def start() -> None:
-        output.write_json(MANIFEST, {"run_id": "other", "files": {}, "schemas": {}})
+        output.write_json(MANIFEST, manifest_of("other", "_run/sources-a.parquet"))
 
     monkeypatch.setattr("ray_pipelines.data.job.start_ray", start)
     with pytest.raises(rp.ConfigError, match=r"out holds the output of a finished run"):

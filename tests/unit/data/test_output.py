@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,19 @@ RESULTS = pa.table(
 DEAD_LETTERS = pa.table({"row": [7], "message": ["text: expected a value; got null."]})
 
 
+REST_OF_MANIFEST = {"run_id": "a run", "attempt": 1, "num_errors": 0, "sources": "_run/sources-0.parquet"}
+
+
 def finished_run(path: Path, schema: pa.Schema, **settings: Any) -> rp.RunOutput:
     """The output in `path`, of whose results all files belong to a finished run."""
     files = sorted(file for file in (path / "results").rglob("*") if file.is_file())
     manifest = {
+        **REST_OF_MANIFEST,
         "files": {"results": [str(file.relative_to(path)) for file in files], "dead_letters": []},
         "schemas": {"results": schema_to_text(schema), "dead_letters": schema_to_text(DEAD_LETTERS.schema)},
-        "file_sizes": {str(file.relative_to(path)): {"num_bytes": file.stat().st_size} for file in files},
+        "file_sizes": {
+            str(file.relative_to(path)): {"num_rows": 0, "num_bytes": file.stat().st_size} for file in files
+        },
         "job": {"write": settings},
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -57,11 +64,14 @@ def output(tmp_path: Path) -> rp.RunOutput:
         pq.write_table(table, tmp_path / name)
     (tmp_path / "dead_letters").mkdir()
     pq.write_table(DEAD_LETTERS, tmp_path / "dead_letters/part-0.parquet")
+    files = {
+        "results": ["results/part-0.parquet", "results/part-1.parquet"],
+        "dead_letters": ["dead_letters/part-0.parquet"],
+    }
     manifest = {
-        "files": {
-            "results": ["results/part-0.parquet", "results/part-1.parquet"],
-            "dead_letters": ["dead_letters/part-0.parquet"],
-        },
+        **REST_OF_MANIFEST,
+        "files": files,
+        "file_sizes": {name: {"num_rows": 1, "num_bytes": 10} for names in files.values() for name in names},
         "schemas": {"results": schema_to_text(RESULTS.schema), "dead_letters": schema_to_text(DEAD_LETTERS.schema)},
         "job": {"write": {}},
     }
@@ -201,3 +211,28 @@ def test_json_lines_are_parsed_file_by_file_whether_gzipped_or_not(tmp_path: Pat
         len('{"text": "short"}\n') * 150_000,
     )
     assert output.to_arrow()["text"].to_pylist() == [text for texts in values for text in texts]
+
+
+DAMAGES: dict[str, Any] = {
+    "files": [],
+    "files ": {"results": []},
+    "schemas": {"results": "no schema", "dead_letters": ""},
+    "file_sizes": {},
+    "job": {"write": []},
+    "num_errors": None,
+    "run_id": 5,
+    "runs": 1,
+}
+
+
+@pytest.mark.parametrize("key", [*DAMAGES, "half", "list", "nothing"])
+def test_a_damaged_manifest_is_named(key: str, output: rp.RunOutput) -> None:
+    texts = {"half": '{"files"', "list": "[]", "nothing": ""}
+    values = {**output.manifest, key.strip(): DAMAGES.get(key)}
+    Path(output.path, "manifest.json").write_text(texts.get(key, json.dumps(values)))
+    named = r"/manifest\.json: is damaged, or of another program \(.+\)\. Put it back as it was, or remove it and run"
+    with pytest.raises(rp.ConfigError, match=named):
+        rp.read_output(output.path)
+    for mode in ("resume", "overwrite"):
+        (problem,) = Output(output.folder).problems(mode)
+        assert re.search(named, problem) and "\n" not in problem

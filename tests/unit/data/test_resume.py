@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,8 @@ from ray_pipelines.storage import FilesystemConfig
 
 LOCAL = FilesystemConfig()
 PREFIX = "0a1b2c3d"
+ELSEWHERE = {"run_id": "far", "token": "x", "machine": "other", "host": "h", "pid": 1, "process_start": "1"}
+DAMAGED_LEASES = [b"", b"[]", b"null", b'{"run_id": "a"}', json.dumps({**ELSEWHERE, "pid": []}).encode()]
 
 
 def folder_of(path: Path) -> Folder:
@@ -135,6 +138,27 @@ def test_a_commit_of_neighbours_is_small_and_one_of_scattered_rows_two_bytes_a_r
     assert Commit.from_json(scattered.to_json()) == scattered
 
 
+def lease_in(folder: Folder) -> dict[str, Any]:
+    found = json.loads(folder.read(LEASE) or b"")
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("damage", DAMAGED_LEASES)
+def test_a_damaged_lease_is_named(damage: bytes, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    named = rf"{LEASE}: is damaged, or of another program \(.+\)\. Remove it if no other run writes there\.$"
+    folder.write(LEASE, damage)
+    with pytest.raises(ConfigError, match=named), hold_lease(folder, "next"):
+        raise AssertionError
+    folder.remove([LEASE])
+    with hold_lease(folder, "next") as lease:
+        folder.write(LEASE, damage)
+        with pytest.raises(ConfigError, match=named):
+            lease.renew()
+    assert folder.read(LEASE) == damage
+
+
 def test_lease_of_a_living_process_is_kept_and_that_of_a_dead_one_taken(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     first, second = hold_lease(folder, "first"), hold_lease(folder, "second")
@@ -142,8 +166,7 @@ def test_lease_of_a_living_process_is_kept_and_that_of_a_dead_one_taken(tmp_path
         raise AssertionError
     assert folder.read(LEASE) is None
     with hold_lease(folder, "dead"):
-        left = folder.read_json(LEASE)
-    assert left is not None
+        left = lease_in(folder)
     folder.write_json(LEASE, {**left, "pid": 1 << 22, "process_start": "1"})
     with hold_lease(folder, "heir") as lease:
         assert lease.is_mine()
@@ -151,7 +174,7 @@ def test_lease_of_a_living_process_is_kept_and_that_of_a_dead_one_taken(tmp_path
 
 def test_lease_of_another_machine_is_taken_only_if_it_is_not_renewed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
-    elsewhere = {"run_id": "far", "token": "x", "machine": "other", "pid": 1, "process_start": "1", "renewals": 1}
+    elsewhere = {**ELSEWHERE, "renewals": 1}
     folder.write_json(LEASE, elsewhere)
     with hold_lease(folder, "here", sleep=lambda seconds: None):
         pass
@@ -167,7 +190,7 @@ def test_lease_of_another_machine_is_taken_only_if_it_is_not_renewed(tmp_path: P
 def test_run_that_lost_its_lease_gives_up(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     with hold_lease(folder, "paused") as lease:
-        folder.write_json(LEASE, {"run_id": "heir", "token": "y", "pid": 1, "host": "h"})
+        folder.write_json(LEASE, {**ELSEWHERE, "run_id": "heir"})
         assert not lease.is_mine()
         with pytest.raises(Exception, match="taken over by run heir"):
             lease.check()
@@ -220,7 +243,7 @@ def test_lease_that_could_not_be_removed_is_taken_by_the_next_run_of_the_process
 
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt), hold_lease(store, "cut off"):
         patch.setattr(Folder, "remove", remove)
-    assert (store.read_json(LEASE) or {})["run_id"] == "cut off"
+    assert lease_in(store)["run_id"] == "cut off"
     early = hold_lease(store, "too early")
     with hold_lease(store, "next"), pytest.raises(ConfigError, match="written to by run next"), early:
         raise AssertionError
@@ -269,7 +292,7 @@ def test_lease_that_is_old_is_renewed_before_the_run_goes_on(store: Store) -> No
         lease.check()
     Store.is_away = False
     lease.check()
-    assert (store.read_json(LEASE) or {})["renewals"] == 2
+    assert lease_in(store)["renewals"] == 2
     now += PATIENCE_S + 1
     store.remove([LEASE])
     with pytest.raises(JobError, match=r"was taken over by run that has ended, as"):

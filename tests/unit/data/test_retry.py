@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ray_pipelines as rp
-from ray_pipelines.data.output import MANIFEST, Output, schema_to_text
+from ray_pipelines.data.output import MANIFEST, Output, read_manifest, schema_to_text
 from ray_pipelines.data.read import describe_input
 from ray_pipelines.data.run_state import inventory_of
 from ray_pipelines.job_file import validate_job
@@ -37,6 +37,8 @@ def job(tmp_path: Path) -> rp.Job:
         "schemas": schemas,
         "sources": SOURCES,
         "num_errors": 2,
+        "attempt": 1,
+        "file_sizes": {LETTERS: {"num_rows": 2, "num_bytes": 10}},
         "job": {"write": write},
     }
     output.write_json(MANIFEST, manifest)
@@ -72,7 +74,7 @@ def test_results_that_came_while_ray_was_starting_are_not_lost(job: rp.Job, monk
     output = Output.of(job)
 
     def start() -> None:
-        output.write_json(MANIFEST, {**(output.folder.read_json(MANIFEST) or {}), "run_id": "other"})
+        output.write_json(MANIFEST, {**(read_manifest(output.folder) or {}), "run_id": "other"})
 
     monkeypatch.setattr("ray_pipelines.data.retry.start_ray", start)
     with pytest.raises(rp.ConfigError, match=r"out holds the output of another run by now\. Retry that\.$"):

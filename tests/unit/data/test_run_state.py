@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ import pytest
 from ray_pipelines.data.execute import check_schemas
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import Inventory
-from ray_pipelines.data.output import MANIFEST, RUN, Output, schema_to_text
+from ray_pipelines.data.output import MANIFEST, RUN, Output, read_manifest, schema_to_text
 from ray_pipelines.data.read import describe_input
 from ray_pipelines.data.resume import Ledger
 from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning, open_run, read_record
@@ -23,7 +24,21 @@ from ray_pipelines.job_file import validate_job
 
 KEPT = {"results/new.parquet", "dead_letters/new.parquet", "_run/sources-b.parquet", MANIFEST}
 LEFT = {"results/old.parquet", "dead_letters/old.parquet", "_run/sources-a.parquet", "_run/commits/1.json"}
-RECORD = RunRecord("new", "run", "overwrite", "b", 1, configuration={}, versions={})
+RECORD = RunRecord(run_id="new", kind="run", mode="overwrite", prefix="b", attempt=1, configuration={}, versions={})
+
+
+def manifest_of(run_id: str, sources: str) -> dict[str, Any]:
+    files = {"results": ["results/new.parquet"], "dead_letters": ["dead_letters/new.parquet"]}
+    return {
+        "run_id": run_id,
+        "attempt": 1,
+        "num_errors": 0,
+        "files": files,
+        "file_sizes": {name: {"num_rows": 1, "num_bytes": 10} for names in files.values() for name in names},
+        "schemas": dict.fromkeys(files, schema_to_text(pa.schema([]))),
+        "sources": sources,
+        "job": {"write": {}},
+    }
 
 
 class Killed(Exception):
@@ -47,16 +62,15 @@ def finished(folder: Folder) -> Output:
     """The folder of a run that has just written its manifest over that of another."""
     for name in (KEPT | LEFT) - {MANIFEST}:
         folder.write(name, b"some bytes")
-    files = {"results": ["results/new.parquet"], "dead_letters": ["dead_letters/new.parquet"]}
-    folder.write_json(MANIFEST, {"run_id": "new", "files": files, "sources": "_run/sources-b.parquet"})
-    folder.write_json(RUN, dataclasses.asdict(RECORD))
+    folder.write_json(MANIFEST, manifest_of("new", "_run/sources-b.parquet"))
+    folder.write_json(RUN, RECORD.model_dump())
     return Output(folder)
 
 
 def test_a_finished_run_that_is_killed_while_it_cleans_up_is_cleaned_up_by_the_next_command(tmp_path: Path) -> None:
     for num_removed in itertools.count():
         output = finished(Folder(str(tmp_path / str(num_removed))))
-        manifest = output.folder.read_json(MANIFEST)
+        manifest = read_manifest(output.folder)
         assert manifest is not None
         DyingFolder.num_removed = num_removed
         try:
@@ -80,7 +94,7 @@ def opened(path: Path, mode: str, run_id: str) -> Run:
 def test_a_run_that_overwrites_another_has_no_file_of_the_same_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
     first = opened(tmp_path, "resume", "first")
-    first.output.write_json(MANIFEST, {"run_id": "first", "files": {}, "schemas": {}})
+    first.output.write_json(MANIFEST, manifest_of("first", first.record.sources_file))
     first.output.folder.remove([RUN])
     second = opened(tmp_path, "overwrite", "second")
     assert second.record.prefix != first.record.prefix
@@ -102,14 +116,35 @@ def test_a_damaged_inventory_is_named_and_can_be_left_behind(damage: bytes | Non
 
 def test_an_unfinished_run_and_a_folder_of_somebody_else_are_left_as_they_are(tmp_path: Path) -> None:
     output = finished(Folder(str(tmp_path / "run")))
-    output.folder.write_json(RUN, {"run_id": "newer"})
+    output.folder.write_json(RUN, {**RECORD.model_dump(), "run_id": "newer"})
     before = output.folder.sizes()
     finish_cleaning(output)
     assert output.folder.sizes() == before
-    with pytest.raises(ConfigError, match=r"_run/run\.json is of another version of this package"):
-        read_record(output)
     finish_cleaning(Output(Folder(str(tmp_path / "nothing"))))
     assert not (tmp_path / "nothing").exists()
+
+
+DAMAGED_RECORDS = [
+    "",
+    "[]",
+    "null",
+    '{"run_id": "newer"}',
+    *(json.dumps({**RECORD.model_dump(), **damage}) for damage in ({"attempt": []}, {"configuration": "a"}, {"x": 1})),
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_RECORDS)
+def test_a_damaged_record_is_named_and_can_be_left_behind(damaged: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
+    run = opened(tmp_path, "resume", "first")
+    run.output.folder.write(RUN, damaged.encode())
+    for reading in (read_record, finish_cleaning):
+        with pytest.raises(
+            ConfigError, match=r"out/_run/run\.json: is damaged, or of another program .*to start anew\.$"
+        ):
+            reading(run.output)
+    run.output.folder.remove([RUN])
+    assert opened(tmp_path, "resume", "second").record.run_id == "second"
 
 
 def test_retry_whose_results_would_differ_names_the_column() -> None:
