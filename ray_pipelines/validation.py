@@ -87,7 +87,7 @@ def describe_validation_error(error: ValidationError, where: str, model: type[Ba
     return list(problems)
 
 
-def model_of_json(data: bytes, model: type[M]) -> M:
+def model_of_json(data: str | bytes, model: type[M]) -> M:
     """What JSON says, as a `model`.
 
     Raises:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from pydantic import BaseModel
 from pyroaring import BitMap64
 
 from ray_pipelines.data.folder import Folder
@@ -34,6 +35,7 @@ from ray_pipelines.data.formats import read_unit
 from ray_pipelines.data.inventory import Inventory, PlannedUnit
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.storage import FilesystemConfig
+from ray_pipelines.validation import model_of_json
 
 __all__ = ["COMMITS", "Commit", "Ledger", "OutputFile", "Remaining", "remaining_units"]
 
@@ -67,6 +69,18 @@ class OutputFile:
         """What the manifest says of it."""
         sizes = {"num_rows": self.num_rows, "num_bytes": self.num_bytes}
         return sizes if self.unzipped_bytes is None else {**sizes, "unzipped_bytes": self.unzipped_bytes}
+
+
+class _CommitLine(BaseModel):
+    """A commit as JSON has it."""
+
+    rows: str
+    num_errors: int
+    results: list[tuple[str, int, int, int | None]]
+    dead_letters: list[tuple[str, int, int, int | None]]
+    reasons: dict[str, int]
+    ends: dict[int, tuple[int, int]]
+    left_out: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -113,15 +127,15 @@ class Commit:
     @classmethod
     def from_json(cls, line: str | bytes) -> Commit:
         """The commit that `to_json` has written."""
-        values = json.loads(line)
+        values = model_of_json(line, _CommitLine)
         return cls(
-            rows=BitMap64.deserialize(zlib.decompress(base64.b64decode(values["rows"]))),
-            num_errors=values["num_errors"],
-            results=tuple(OutputFile(*file) for file in values["results"]),
-            dead_letters=tuple(OutputFile(*file) for file in values["dead_letters"]),
-            reasons=values["reasons"],
-            ends={int(source): (num_units, num_rows) for source, (num_units, num_rows) in values["ends"].items()},
-            left_out=values.get("left_out", {}),
+            rows=BitMap64.deserialize(zlib.decompress(base64.b64decode(values.rows))),
+            num_errors=values.num_errors,
+            results=tuple(OutputFile(*file) for file in values.results),
+            dead_letters=tuple(OutputFile(*file) for file in values.dead_letters),
+            reasons=values.reasons,
+            ends=values.ends,
+            left_out=values.left_out,
         )
 
     def write(self, folder: Folder) -> None:

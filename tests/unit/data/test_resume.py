@@ -30,6 +30,13 @@ from ray_pipelines.storage import FilesystemConfig
 LOCAL = FilesystemConfig()
 PREFIX = "0a1b2c3d"
 ELSEWHERE = {"run_id": "far", "token": "x", "machine": "other", "host": "h", "pid": 1, "process_start": "1"}
+DAMAGED_COMMITS = [
+    *(b"{", b"[]", b"{}", b"\xff\xfe\x00", b'{"rows": "abcd"}'),
+    *(
+        json.dumps({**json.loads(Commit(BitMap64([2]), 0).to_json()), **wrong}).encode()
+        for wrong in ({"num_errors": "a"}, {"results": [[1, 2, 3, 4]]}, {"ends": []}, {"reasons": None})
+    ),
+]
 DAMAGED_LEASES = [b"", b"[]", b"null", b'{"run_id": "a"}', json.dumps({**ELSEWHERE, "pid": []}).encode()]
 
 
@@ -77,7 +84,7 @@ def test_what_a_task_of_another_run_commits_late_does_not_count(tmp_path: Path) 
     assert [commit.rows for commit in ledger.commits()] == [BitMap64([1, 2])]
 
 
-@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff\xfe\x00", b'{"rows": "abcd"}'])
+@pytest.mark.parametrize("damage", DAMAGED_COMMITS)
 def test_a_damaged_commit_is_named_and_files_of_others_are_none(damage: bytes, tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     commit_of(folder, [1])
