@@ -174,8 +174,7 @@ def execute(
             plan = dataclasses.replace(plan, chunks=plan.chunks.with_longer_waves())
     _check_complete(run, units)
     _give_up_if_hopeless(progress, job, at_least=1)
-    if run.only is None:
-        check_unchanged(run.inventory, _files_now(run, job, source))
+    check_unchanged(run, _files_now(run, job, source))
     lease.check()
     elapsed_s = time.perf_counter() - start_s
     agreement = measure_agreement(rows, setup, plan) if progress.num_blocks else None

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyroaring import BitMap64
 
 from ray_pipelines.config import ReadFormat
 from ray_pipelines.data.files import SourceFile
@@ -183,6 +184,13 @@ class Inventory:
         for file in self.files:
             digest.update(f"{file.path}\0{file.num_bytes}\0{file.version}\n".encode())
         return digest.hexdigest()
+
+    def paths_of_rows(self, rows: BitMap64) -> set[str]:
+        """The files that some rows are in."""
+        ids = map(self.ids_of_file, range(len(self.files)))
+        return {
+            file.path for file, own in zip(self.files, ids, strict=True) if rows.range_cardinality(own.start, own.stop)
+        }
 
     def to_bytes(self) -> bytes:
         """The inventory as a Parquet file."""

@@ -3,7 +3,7 @@
     <write.path>/
       results/part-….parquet        the kept columns of the input and the prediction
       dead_letters/part-….parquet   id, source, row, stage, error_type, message, attempt, the kept columns as `input`
-      manifest.json                 which files belong to the run; written last, when all of them are there
+      manifest.json                 which files belong to the run; written when all of them are there
       report.json, report.html      what the run did and measured
       _run/                         what an interrupted run needs to go on: run.json, sources-….parquet, commits/, lease
 
@@ -44,6 +44,7 @@ __all__ = [
     "REPORT",
     "RESULTS",
     "RUN",
+    "STAGED",
     "Output",
     "RunOutput",
     "read_manifest",
@@ -52,6 +53,8 @@ __all__ = [
 
 RESULTS, DEAD_LETTERS = "results", "dead_letters"
 MANIFEST, REPORT, HTML_REPORT = "manifest.json", "report.json", "report.html"
+STAGED = {name: f"_run/{name}" for name in (REPORT, HTML_REPORT)}
+"""Where reports are until the manifest is there, so that that of a run which is replaced stays with its results."""
 RUN = "_run/run.json"
 LEAST_BLOCK_BYTES, MAX_BLOCK_BYTES = 1 << 20, 512 << 20
 OURS = {RESULTS, DEAD_LETTERS, MANIFEST, REPORT, HTML_REPORT, "_run"}

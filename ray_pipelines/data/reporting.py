@@ -15,7 +15,7 @@ from ray_pipelines import media, tasks
 from ray_pipelines.config import Job, split_inputs
 from ray_pipelines.data.fetch import fetched
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
-from ray_pipelines.data.output import HTML_REPORT, REPORT, Output
+from ray_pipelines.data.output import HTML_REPORT, REPORT, STAGED, Output
 from ray_pipelines.data.sampling import place_of, prediction_of, read_places, rows_to_show
 from ray_pipelines.data.verify import certify
 from ray_pipelines.errors import RowError, attempt
@@ -44,7 +44,7 @@ def write_report(
     plan: WorkerPlan,
     output: Output,
 ) -> RunReport:
-    """Writes the report of a run as JSON and HTML; gives it with its price and certificate.
+    """Writes the report of a run as JSON and HTML, for its end; gives it with its price and certificate.
 
     Args:
         report: What the run measured.
@@ -58,9 +58,9 @@ def write_report(
     report = dataclasses.replace(report, price_per_hour=job.price_per_hour)
     if job.verify:
         report = dataclasses.replace(report, certificate=certify(job.verify, samples, source, setup, plan))
-    output.write_json(REPORT, report.as_dict())
+    output.write_json(STAGED[REPORT], report.as_dict())
     shown = samples_to_show(job, source, samples)
-    output.write_bytes(HTML_REPORT, html_report(report, shown).encode())
+    output.write_bytes(STAGED[HTML_REPORT], html_report(report, shown).encode())
     return report
 
 

@@ -144,11 +144,7 @@ def _unchanged_files(job: Job, inventory: Inventory, rows: BitMap64) -> tuple[So
     """
     read = job.read.model_copy(update={"format": inventory.read_format})
     changes = inventory.changes(find_files(read, job.read_filesystem)[1])
-    concerned = {
-        file.path
-        for index, file in enumerate(inventory.files)
-        if rows.range_cardinality((ids := inventory.ids_of_file(index)).start, ids.stop)
-    }
+    concerned = inventory.paths_of_rows(rows)
     problems = dataclasses.replace(
         changes,
         changed=tuple(path for path in changes.changed if path in concerned),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from ray_pipelines.config import Job
 from ray_pipelines.data.files import SourceFile
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.lease import hold_lease
-from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, Output, read_manifest
+from ray_pipelines.data.output import DEAD_LETTERS, MANIFEST, RESULTS, RUN, STAGED, Output, read_manifest
 from ray_pipelines.data.provenance import versions
 from ray_pipelines.data.read import Input
 from ray_pipelines.data.resume import COMMITS, Ledger
@@ -34,6 +35,9 @@ from ray_pipelines.validation import model_of_json
 __all__ = ["Run", "RunRecord", "finish_cleaning", "inventory_of", "new_run_id", "open_retry", "open_run", "read_record"]
 
 logger = logging.getLogger(__name__)
+
+HALF = re.compile(rf"\.({'|'.join(map(re.escape, (MANIFEST, *STAGED)))})\.[0-9a-f]{{8}}\.tmp")
+"""Names of files at the top of the folder that were not written to their end."""
 
 
 class RunRecord(BaseModel, extra="forbid", frozen=True):
@@ -163,9 +167,17 @@ def open_retry(
         configuration: What determines the results now.
         output: Its output.
         run_id: Name of a new retry.
+
+    Raises:
+        ConfigError: There is an unfinished run, which would be lost.
     """
     attempt = manifest["attempt"] + 1
     record = read_record(output)
+    if record is not None and record.kind == "run":
+        raise ConfigError(
+            f"write.path: {output.path} holds an unfinished run that is to replace the one with these dead letters. "
+            f"End it with the same job (write.mode: overwrite), or remove {output.path}/{RUN} to give it up."
+        )
     if (
         record is not None
         and record.kind == "retry"
@@ -206,14 +218,19 @@ def _record_in(output: Output) -> RunRecord | None:
 
 
 def clean_up(output: Output, files: Mapping[str, Iterable[str]], sources_file: str) -> None:
-    """Removes what a finished run does not need: its ledger, files that are not in its manifest, and last its record.
+    """Puts the report of a finished run in place, and removes what it does not need: its ledger, files that are not in
+    its manifest, halves of files that somebody was killed over, and last its record.
 
     As long as the record is there, `read_record` and `finish_cleaning` find what is left to remove.
     """
+    for name, staged in STAGED.items():
+        if (report := output.folder.read(staged)) is not None:
+            output.folder.write(name, report)
     kept = {*files[RESULTS], *files[DEAD_LETTERS], sources_file, RUN}
     for below in (COMMITS, RESULTS, DEAD_LETTERS, "_run"):
         names = output.folder.sizes(below)
         output.folder.remove(name for name in names if name not in kept and "/lease.json" not in name)
+    output.folder.remove(name for name in output.folder.top_names() if HALF.fullmatch(name))
     output.folder.remove([RUN])
 
 
@@ -233,15 +250,19 @@ def finish_cleaning(output: Output) -> None:
             read_record(output)
 
 
-def check_unchanged(inventory: Inventory, files: Sequence[SourceFile]) -> None:
-    """Raises if files changed while they were read.
+def check_unchanged(run: Run, files: Sequence[SourceFile]) -> None:
+    """Raises if files that a run has read changed meanwhile.
 
     Raises:
         JobError: They did.
     """
-    changed = dataclasses.replace(inventory.changes(files), vanished=()).problems()
-    if changed:
-        raise JobError(f"{' '.join(changed)} Rows of both contents may be written. Run it anew: write.mode: overwrite.")
+    changes = run.inventory.changes(files)
+    concerned = changes.changed if run.only is None else run.inventory.paths_of_rows(run.only)
+    changed = tuple(path for path in changes.changed if path in concerned)
+    if problems := dataclasses.replace(changes, changed=changed, vanished=()).problems():
+        raise JobError(
+            f"{' '.join(problems)} Rows of both contents may be written. Run it anew: write.mode: overwrite."
+        )
 
 
 def _start(run: Run) -> Run:

@@ -159,7 +159,7 @@ def test_credentials_come_from_the_environment_of_the_driver(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", ["_run/run.json", "_run/commits/", "report.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["_run/run.json", "_run/commits/", "_run/report.json", "manifest.json"])
 def test_a_store_that_refuses_in_the_middle_ends_the_job_which_can_go_on(s3: S3Server, model: Model, name: str) -> None:
     s3.client().pipe_file("bucket/lines/a.txt", b"one\ntwo\nthree\n")
     out = f"bucket/refused-{name.strip('/').replace('/', '-')}"

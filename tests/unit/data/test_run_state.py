@@ -11,19 +11,33 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyroaring import BitMap64
 
+from ray_pipelines.config import FilesystemConfig, ReadConfig
 from ray_pipelines.data.execute import check_schemas
+from ray_pipelines.data.files import find_files
 from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.output import MANIFEST, RUN, Output, read_manifest, schema_to_text
 from ray_pipelines.data.read import describe_input
 from ray_pipelines.data.resume import Ledger
-from ray_pipelines.data.run_state import Run, RunRecord, clean_up, finish_cleaning, open_run, read_record
-from ray_pipelines.errors import ConfigError
+from ray_pipelines.data.run_state import (
+    Run,
+    RunRecord,
+    check_unchanged,
+    clean_up,
+    finish_cleaning,
+    open_retry,
+    open_run,
+    read_record,
+)
+from ray_pipelines.errors import ConfigError, JobError
 from ray_pipelines.job_file import validate_job
 
 KEPT = {"results/new.parquet", "dead_letters/new.parquet", "_run/sources-b.parquet", MANIFEST}
-LEFT = {"results/old.parquet", "dead_letters/old.parquet", "_run/sources-a.parquet", "_run/commits/1.json"}
+REPORTS = {"report.json", "report.html"}
+HALVES = {f".{name}.0123abcd.tmp" for name in (MANIFEST, *REPORTS)}
+LEFT = {"results/old.parquet", "dead_letters/old.parquet", "_run/sources-a.parquet", "_run/commits/1.json"} | HALVES
 RECORD = RunRecord(run_id="new", kind="run", mode="overwrite", prefix="b", attempt=1, configuration={}, versions={})
 
 
@@ -62,6 +76,10 @@ def finished(folder: Folder) -> Output:
     """The folder of a run that has just written its manifest over that of another."""
     for name in (KEPT | LEFT) - {MANIFEST}:
         folder.write(name, b"some bytes")
+    for name in REPORTS:
+        folder.write(name, b"of the other")
+        folder.write(f"_run/{name}", b"new")
+    folder.write(".report.json.mine.tmp", b"of somebody")
     folder.write_json(MANIFEST, manifest_of("new", "_run/sources-b.parquet"))
     folder.write_json(RUN, RECORD.model_dump())
     return Output(folder)
@@ -77,10 +95,11 @@ def test_a_finished_run_that_is_killed_while_it_cleans_up_is_cleaned_up_by_the_n
             clean_up(Output(DyingFolder(output.path)), manifest["files"], manifest["sources"])
         except Killed:
             finish_cleaning(output)
-            assert output.folder.sizes().keys() == KEPT
+            assert output.folder.sizes().keys() == KEPT | REPORTS | {".report.json.mine.tmp"}
+            assert {output.folder.read(name) for name in REPORTS} == {b"new"}
         else:
             break
-    assert num_removed == len(LEFT) + 1
+    assert num_removed == len(LEFT) + len(REPORTS) + 1
 
 
 def opened(path: Path, mode: str, run_id: str) -> Run:
@@ -99,6 +118,43 @@ def test_a_run_that_overwrites_another_has_no_file_of_the_same_name(tmp_path: Pa
     second = opened(tmp_path, "overwrite", "second")
     assert second.record.prefix != first.record.prefix
     assert opened(tmp_path, "overwrite", "third").record == second.record
+
+
+def test_a_retry_does_not_drop_an_unfinished_run_that_overwrites(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
+    run = opened(tmp_path, "overwrite", "second")
+    manifest = manifest_of("first", run.record.sources_file)
+    run.output.write_json(MANIFEST, manifest)
+
+    def retry() -> Run:
+        return open_retry(manifest, BitMap64([0]), run.inventory, {}, run.output, "retry")
+
+    before = run.output.folder.sizes()
+    with pytest.raises(ConfigError, match=rf"unfinished run .* same job .*, or remove .*/out/{RUN} to give it up\.$"):
+        retry()
+    assert run.output.folder.sizes() == before
+    run.output.folder.remove([RUN])
+    assert retry().record.kind == "retry"
+
+
+def test_files_that_change_while_they_are_read_end_a_run_and_a_retry_of_their_rows(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"n": [name]}), tmp_path / f"in-{name}.parquet")
+    read = ReadConfig(path=str(tmp_path / "in-*.parquet"))
+    inventory = Inventory.of(find_files(read, FilesystemConfig())[1], "parquet", FilesystemConfig())
+    folder = Folder(str(tmp_path / "out"))
+    run = Run(Output(folder), RECORD, inventory, Ledger(folder))
+    pq.write_table(pa.table({"n": ["others", "now"]}), tmp_path / "in-b.parquet")
+    (tmp_path / "in-a.parquet").unlink()
+    now = find_files(read, FilesystemConfig())[1]
+    a, b = (BitMap64([inventory.ids_of_file(source).start]) for source in (0, 1))
+    for run.only in (None, b, a | b):
+        with pytest.raises(
+            JobError, match=r"1 file\(s\) have changed since the run began: .*in-b\.parquet\. Rows of both"
+        ):
+            check_unchanged(run, now)
+    run.only = a
+    check_unchanged(run, now)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", None])
