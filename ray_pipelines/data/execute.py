@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ray_pipelines.data.several import AnySetup
     from ray_pipelines.engine.hub import PinnedModel
 
-__all__ = ["execute", "job_error", "models_of_job", "setup_of_job", "spec_of_job"]
+__all__ = ["execute", "files_of", "job_error", "models_of_job", "setup_of_job", "spec_of_job"]
 
 ROWS_BEFORE_GIVING_UP = 1000
 WRITE_CPUS = 0.5
@@ -178,7 +178,7 @@ def execute(
     lease.check()
     elapsed_s = time.perf_counter() - start_s
     agreement = measure_agreement(rows, setup, plan) if progress.num_blocks else None
-    files, sizes = _files_of(run)
+    files, sizes = files_of(run)
     report = RunReport.of(progress, described, elapsed_s, files, agreement)
     report = write_report(report, job, progress.samples, source, setup, plan, run.output)
     _finish(run, job, schemas, report, sizes)
@@ -269,15 +269,27 @@ def _check_complete(run: Run, units: Sequence[Remaining]) -> None:
         )
 
 
-def _files_of(run: Run) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
-    """The files of results and of dead letters that the manifest will list, and the sizes of each."""
+def files_of(run: Run) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
+    """The files of results and of dead letters that the manifest will list, and the sizes of each.
+
+    Raises:
+        JobError: One that the run has written is not there any more.
+    """
     base = run.base_manifest
     files: dict[str, list[str]] = {RESULTS: list(base.get("files", {}).get(RESULTS, ())), DEAD_LETTERS: []}
     sizes = {name: base["file_sizes"][name] for name in files[RESULTS]}
+    on_disk = {**run.output.folder.sizes(RESULTS), **run.output.folder.sizes(DEAD_LETTERS)}
+    lost: list[str] = []
     for commit in run.ledger.commits():
         for kind, written in ((RESULTS, commit.results), (DEAD_LETTERS, commit.dead_letters)):
             files[kind] += [file.path for file in written]
             sizes.update({file.path: file.sizes() for file in written})
+            lost += [file.path for file in written if on_disk.get(file.path) != file.num_bytes]
+    if lost:
+        raise JobError(
+            f"audit: expected every file that was written; {len(lost):,} file(s) in {run.output.path} are gone or have "
+            f"changed, such as {lost[0]}. What is there stays: run the same job again."
+        )
     return {kind: sorted(names) for kind, names in files.items()}, sizes
 
 
