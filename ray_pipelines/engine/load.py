@@ -166,7 +166,9 @@ def load_pipeline(
     if pipeline_class and "pipeline_class" not in arguments:
         arguments["pipeline_class"] = import_class(pipeline_class)
     if "pipeline_class" in arguments and task.name not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(task.name, arguments["pipeline_class"])
+        own_class = arguments["pipeline_class"]
+        registered = getattr(own_class, "_registered_impl", {}).get(task.name, {})
+        PIPELINE_REGISTRY.register_pipeline(task.name, own_class, pt_model=registered.get("pt") or None)
     arguments |= {
         "use_fast": config.use_fast,
         "trust_remote_code": config.trust_remote_code,
@@ -201,7 +203,12 @@ def load_pipeline(
 def _own_name(task: Task, folder: str | None) -> str | None:
     """The name under which a model brings a pipeline of its own for a known task; None where it brings none."""
     file = Path(folder or "") / "config.json"
-    own = json.loads(file.read_text()).get("custom_pipelines") if folder and file.is_file() else None
+    try:
+        values = json.loads(file.read_bytes()) if folder and file.is_file() else None
+    except ValueError:
+        # Loading says what is wrong with it.
+        return None
+    own = values.get("custom_pipelines") if isinstance(values, dict) else None
     return next((name for name in (task.name, *task.aliases) if name in (own or {})), None)
 
 

@@ -304,14 +304,21 @@ def resolve(name: str, *, has_own_pipeline: bool = False, has_own_parameters: bo
     Raises:
         ConfigError: Nobody knows the task.
     """
-    known = _file_name(name) in names()
-    transformers_pipelines = sys.modules.get("transformers.pipelines")
-    is_registered = transformers_pipelines is not None and name in transformers_pipelines.get_supported_tasks()
-    if not known and (is_registered or has_own_pipeline):
+    if _file_name(name) not in names() and (has_own_pipeline or registered_class(name) is not None):
         return generic(name)
     task = _with_own_parameters(get(name)) if has_own_parameters else get(name)
     # Nobody knows what its postprocessing wants, nor whether it makes chunks.
     return dataclasses.replace(task, chunked=None, kept_outputs=None) if has_own_pipeline else task
+
+
+def registered_class(name: str) -> type | None:
+    """The pipeline of a task that is none of this package, which this program has registered with transformers."""
+    transformers_pipelines = sys.modules.get("transformers.pipelines")
+    if transformers_pipelines is None or _file_name(name) in names():
+        return None
+    registry = transformers_pipelines.PIPELINE_REGISTRY
+    found: dict[str, Any] = registry.supported_tasks.get(registry.task_aliases.get(name, name), {})
+    return found.get("impl")
 
 
 def generic(name: str) -> Task:
