@@ -204,6 +204,11 @@ def attempt(stage: Stage, function: Callable[[], T]) -> T | RowError:
         )
     except Exception as error:
         return RowError.from_exception(stage, error)
+    except BaseException as error:
+        # A panic of a library in Rust, such as tokenizers; pyo3 does not derive it from Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        return RowError.from_exception(stage, error)
 
 
 def _is_of_signal(error: BaseException) -> bool:

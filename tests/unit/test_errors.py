@@ -60,6 +60,18 @@ def test_an_exit_in_the_middle_of_a_row_is_its_failure_and_that_of_the_process_i
         attempt("forward", ended_by_ray)
 
 
+def test_a_panic_of_a_library_in_rust_is_the_failure_of_a_row_and_an_interrupt_is_not() -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    made = attempt("preprocess", lambda: fail(panic("called `Option::unwrap()` on a `None` value")))
+    assert isinstance(made, RowError) and made.type == "PanicException"
+    with pytest.raises(KeyboardInterrupt):
+        attempt("preprocess", lambda: fail(KeyboardInterrupt()))
+
+
 def test_a_program_that_ends_by_its_own_handler_of_signals_does_so_in_the_middle_of_a_row() -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -17,6 +17,9 @@ from ray_pipelines.errors import InvalidInput
 __all__ = ["DocumentQuestionAnsweringPipeline"]
 
 OWN_INPUTS = ("p_mask", "word_ids", "words", "is_last")
+MANY_CHUNKS = 1_000
+"""The tokenizer makes all chunks at once, of some 300 bytes a token: where they overlap by nearly all of it, a page of
+30,000 words would take gigabytes."""
 NO_OCR = (
     "word_boxes: are needed for this row, because OCR needs pytesseract and the tesseract program, which are not "
     "installed. Install them, or bring the words."
@@ -85,6 +88,8 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
             raise InvalidInput("image: this model reads pictures; the row has none.")
         if not self._is_generative and "word_boxes" not in row:
             row["word_boxes"] = self.words_of(row["image"], lang, tesseract_config)
+        if not self._is_generative:
+            self._check_overlap(row, parameters.get("max_seq_len"), parameters.get("doc_stride"))
         for index, chunk in enumerate(super().preprocess(row, **parameters)):
             if self._is_generative:
                 yield {name: chunk[name] for name in ("inputs", "decoder_input_ids")}
@@ -151,6 +156,35 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
             null_score = min(float(output["null_score"]) for output in model_outputs)
             answers.append({"score": null_score, "answer": "", "start": 0, "end": 0})
         return sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k]
+
+    def _check_overlap(self, row: Mapping[str, Any], max_seq_len: int | None, doc_stride: int | None) -> None:
+        """Refuses very many chunks with little that is new in each, as `question-answering` does.
+
+        Raises:
+            InvalidInput: There would be.
+        """
+        length = max_seq_len if max_seq_len is not None else self.tokenizer.model_max_length
+        stride = doc_stride if doc_stride is not None else min(length // 2, 256)
+        words = [word for word, _ in row["word_boxes"]]
+        num_own = len(self._encode(row["question"])) + self.tokenizer.num_special_tokens_to_add(pair=True)
+        step = length - num_own - stride
+        # A token has about a character or more; only then is it worth counting them.
+        if not 0 < step < length // 4 or sum(map(len, words)) <= MANY_CHUNKS * step:
+            return
+        num_tokens = len(self._encode(words))
+        if num_tokens > MANY_CHUNKS * step:
+            raise InvalidInput(
+                f"question, doc_stride: leave {step:,} of a chunk's {length:,} tokens for what is new in it of the "
+                f"page, which has {num_tokens:,}; expected at most {MANY_CHUNKS:,} chunks that overlap so much. "
+                "Shorten the question, or lower doc_stride."
+            )
+
+    def _encode(self, text: str | list[str]) -> list[int]:
+        """The tokens of a text, or of words, without special ones."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        ids: list[int] = backend.encode(text, is_pretokenized=isinstance(text, list), add_special_tokens=False).ids
+        return ids
 
     def _cut_question(self, question: str, max_tokens: int) -> str:
         encoding = self.tokenizer.backend_tokenizer.encode(question, add_special_tokens=False)

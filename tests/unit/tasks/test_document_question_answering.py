@@ -154,3 +154,22 @@ def test_fewer_answers_than_asked_for_are_those_of_transformers(model: Model) ->
     (result,) = rp.pipeline(TASK, model("layoutlm-docqa"), device="cpu", top_k=60, max_answer_len=2).run([row])
     assert 0 < len(result) < 60
     assert_close([answer["score"] for answer in result], [answer["score"] for answer in reference])
+
+
+@pytest.mark.parametrize("name", ["layoutlm-docqa", "layoutlmv3-docqa"])
+def test_chunks_may_not_overlap_by_nearly_all_of_them(name: str, model: Model) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model(name))
+    question = len(tokenizer.backend_tokenizer.encode("What?", add_special_tokens=False).ids)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    page = [("page", [1, 2, 3, 4])] * 10_000
+    parameters = {"max_seq_len": 64, "doc_stride": 64 - question - special - 5}
+    rows = [{"question": "What?", "word_boxes": words} for words in (page, page[:100])]
+    large, small = rp.pipeline(TASK, model(name), device="cpu", **parameters).run(rows)
+    assert "overlap so much" in large.message and large.type == "InvalidInput"
+    assert small[0]["answer"]
+
+
+def test_a_panic_of_the_tokenizer_fails_one_row(model: Model) -> None:
+    pipe = rp.pipeline(TASK, model("layoutlmv3-docqa"), device="cpu", doc_stride=60)
+    (panicked,) = pipe.run([_row(word_boxes=_page(50, 2))])
+    assert (panicked.stage, panicked.type) == ("preprocess", "PanicException")
