@@ -14,9 +14,10 @@ import numpy as np
 
 from ray_pipelines.errors import MediaError
 
-__all__ = ["container_of", "duration_s", "open_blocks"]
+__all__ = ["container_of", "duration_s", "is_well_known", "open_blocks"]
 
 SIGNATURES = {b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "asf"}
+SOUND_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"caff", b".snd")
 
 
 def container_of(data: bytes) -> str | None:
@@ -30,6 +31,19 @@ def container_of(data: bytes) -> str | None:
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return "aac"
     return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def is_well_known(data: bytes) -> bool:
+    """Whether a recording is WAV, RF64, W64, FLAC, OGG, MP3, AIFF, AU, CAF or one of the containers opened here.
+
+    libsndfile reads twenty kinds more (PAF, MAT4, SVX, …), by code that hardly anything else runs.
+
+    >>> is_well_known(b"fLaC...."), is_well_known(b"FORM....8SVX")
+    (True, False)
+    """
+    is_mpeg = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+    is_aiff = data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC")
+    return is_mpeg or is_aiff or data.startswith(SOUND_SIGNATURES) or container_of(data) is not None
 
 
 def duration_s(data: bytes, container: str) -> float | None:

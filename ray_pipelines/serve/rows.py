@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_pipelines.media.containers import is_well_known
 from ray_pipelines.media.image import num_pixels
 from ray_pipelines.serve.client_json import json_of, safe_value
 from ray_pipelines.serve.config import ClientLimits
@@ -108,9 +109,11 @@ class RowReader:
         return dict(zip(names, [self._file(one, field) for one in value.values()], strict=True))
 
     def _labels(self, value: Any) -> list[str]:
-        labels = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        labels = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
             raise Refused(422, "candidate_labels: expected a list of strings.")
+        if not all(map(str.strip, labels)):
+            raise Refused(422, "candidate_labels: expected labels that are not empty.")
         if len(labels) > self.limits.max_labels:
             raise Refused(422, f"candidate_labels: expected at most {self.limits.max_labels:,}; got {len(labels):,}.")
         return [self._checked_text(label, "candidate_labels") for label in labels]
@@ -128,6 +131,10 @@ class RowReader:
         if self.num_media > MAX_MEDIA:
             raise Refused(422, f"{field.name}: expected at most {MAX_MEDIA} files in one input.")
         data = self._bytes(value, field)
+        if _is_sound(field) and not is_well_known(data):
+            raise Refused(
+                422, f"{field.name}: expected a recording in WAV, FLAC, OGG, MP3, AIFF, MP4, WebM or the like."
+            )
         if field.modality in ("images", "named images", "any"):
             self.num_pixels += num_pixels(data)
             if self.num_pixels > self.limits.max_pixels and self.num_media > 1:
@@ -180,6 +187,10 @@ class RowReader:
         if isinstance(source, Mapping):
             source = source.get("url") or source.get("data") or source
         return {"type": kind, "bytes": self._file(source, Field(f"messages.content.{kind}", "any", ""))}
+
+
+def _is_sound(field: Field) -> bool:
+    return field.modality == "audio" or field.name == "messages.content.audio"
 
 
 def _own(name: str, names: set[str]) -> str:

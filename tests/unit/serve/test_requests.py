@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from PIL import Image
 
 from ray_pipelines import tasks
@@ -119,7 +120,8 @@ def test_media_are_bytes_wherever_they_stand(task: str, place: Any, tmp_path: Pa
     file.write_bytes(base64.b64decode(picture()))
     for value in (str(file), f"file://{file}", {"path": str(file)}, {"bytes": None, "path": str(file)}, "http://x/"):
         assert status(task, place(value)) == 422
-    for value in (picture(), {"bytes": picture()}, f"data:image/png;base64,{picture()}"):
+    data = base64.b64encode(b"RIFF PNG").decode()
+    for value in (data, {"bytes": data}, f"data:image/png;base64,{data}"):
         assert str(file) not in str(rows(task, place(value)))
         assert b"PNG" in repr(rows(task, place(value))).encode()
 
@@ -161,3 +163,25 @@ def test_tables_are_bounded_by_what_their_questions_cost() -> None:
         with pytest.raises(Refused, match="table: expected at most 200 characters") as refused:
             ask(num_rows, query)
         assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("labels", [[], "", ",", [""], ["a", " "], [None], {}])
+def test_candidate_labels_are_texts_that_say_something(labels: Any) -> None:
+    assert status("zero-shot-classification", {"inputs": "a", "parameters": {"candidate_labels": labels}}) == 422
+
+
+def test_commas_without_a_label_between_them_make_none() -> None:
+    (row,) = rows("zero-shot-classification", {"inputs": "a", "parameters": {"candidate_labels": "a,, b ,"}})
+    assert row["candidate_labels"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", soundfile.available_formats())
+def test_only_recordings_of_well_known_kinds_are_taken(kind: str) -> None:
+    file = io.BytesIO()
+    subtypes = {"RAW": "PCM_16", "MP3": "MPEG_LAYER_III", "PVF": "PCM_16"}
+    soundfile.write(file, [0.0] * 8000, 8000, format=kind, subtype=subtypes.get(kind))
+    body = {"inputs": base64.b64encode(file.getvalue()).decode()}
+    if kind in ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV", "WAVEX"):
+        assert rows("audio-classification", body) == ({"audio": file.getvalue()},)
+    else:
+        assert status("audio-classification", body) == 422
