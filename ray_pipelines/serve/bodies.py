@@ -52,7 +52,7 @@ class Bodies:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "The body is packed; expected it without a content encoding.")
         length = request.headers.get("content-length", "")
-        self._check_length(int(length[:19]) if length.isdigit() else 0)
+        self._check_length(int(length[:19]) if length.isdecimal() else 0)
         parts: list[bytes] = []
         num_bytes = 0
         try:
