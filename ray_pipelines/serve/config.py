@@ -48,6 +48,9 @@ class ClientLimits(_Config):
         64 << 20, gt=0, description="Bytes of one answer in JSON, as estimated before it is written."
     )
     max_chunks: int = Field(512, gt=0, description="Forwards that one input may need.")
+    max_points: int = Field(
+        8192, gt=0, description="Points of one image and its crops that a request may ask mask-generation for."
+    )
     max_pixels: int = Field(50_000_000, gt=0, description="Pixels of one image or frame; limits.max_pixels if less.")
     max_aspect_ratio: float = Field(
         200, ge=1, description="Longer by shorter side of an image or frame; limits.max_aspect_ratio if less."

@@ -88,6 +88,7 @@ LISTS = ("candidate_labels", "targets", "ignore_labels", "bad_words_ids", "seque
 RESULTS = ("top_k", "points_per_crop", "points_per_batch", "num_workers")
 MAX_TEMPLATE_CHARS = 300
 MAX_CROP_LAYERS = 3
+GRID = {"points_per_crop", "crops_n_layers", "crop_n_points_downscale_factor"}
 MAX_FRAMES_SEEN = 64
 
 
@@ -154,6 +155,8 @@ def client_parameters(
     read = {name: getattr(validated, name) for name in values}
     _check_finite(read)
     _check(read, limits)
+    if GRID & read.keys():
+        _check_points(validated, limits)
     _check_token_ids(read, vocabulary_size)
     return RequestParameters(
         task=validated.model_dump(exclude_unset=True),
@@ -275,6 +278,17 @@ def _check(values: Mapping[str, Any], limits: ClientLimits) -> None:
         raise Refused(422, f"parameters.sequence_bias: expected biases from {-MAX_BIAS:,} to {MAX_BIAS:,}.")
     if "hypothesis_template" in values:
         _check_template(values["hypothesis_template"])
+
+
+def _check_points(parameters: Any, limits: ClientLimits) -> None:
+    side, factor = parameters.points_per_crop, parameters.crop_n_points_downscale_factor
+    num_points = sum(4**layer * (side // factor**layer) ** 2 for layer in range(parameters.crops_n_layers + 1))
+    if num_points > limits.max_points:
+        raise Refused(
+            422,
+            f"parameters.points_per_crop: expected at most {limits.max_points:,} points in the image and all of its "
+            f"crops; got {num_points:,}. Lower points_per_crop or crops_n_layers.",
+        )
 
 
 def _check_token_ids(values: Mapping[str, Any], vocabulary_size: int | None) -> None:

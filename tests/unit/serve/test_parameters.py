@@ -116,3 +116,14 @@ def test_generation_config_is_as_if_its_fields_stood_by_themselves() -> None:
 def test_templates_have_one_plain_place(template: str) -> None:
     with pytest.raises(Refused):
         accepted("zero-shot-classification", {"hypothesis_template": template})
+
+
+def test_the_points_of_all_crops_together_have_a_limit() -> None:
+    few = {"crops_n_layers": 2, "crop_n_points_downscale_factor": 2}
+    for sent in ({"points_per_crop": 64}, {"crops_n_layers": 1}, few):
+        assert dict(accepted("mask-generation", sent).task) == sent
+    for sent in ({"crops_n_layers": 2}, {"points_per_crop": 64, "crops_n_layers": 1}):
+        with pytest.raises(Refused, match="at most 8,192 points"):
+            accepted("mask-generation", sent)
+    own = client_parameters(tasks.get("mask-generation"), {}, {"crops_n_layers": 3}, LIMITS)
+    assert own.task == {"crops_n_layers": 3}, "what the operator sets is not a client's"
