@@ -50,6 +50,8 @@ class Steps:
         seed: With the content of a row, the seed of that row, where the pipeline draws random numbers.
 
     Attributes:
+        max_tokens: Tokens that the model has positions for; None where it has no such limit.
+        cut_at: Tokens at which the tokenizer cuts texts; None where it does not.
         num_graphs: Graphs that were compiled.
         warmup_s: Seconds that forwards took which compiled one.
     """
@@ -65,7 +67,7 @@ class Steps:
         self.padding = padding_of(pipe.tokenizer, pipe.feature_extractor, joins=getattr(pipe, "joins_media", False))
         extractor = pipe.feature_extractor or getattr(pipe.processor, "feature_extractor", None)
         self.sampling_rate: int | None = getattr(extractor, "sampling_rate", None)
-        self._max_tokens = max_tokens(pipe.model)
+        self.max_tokens = max_tokens(pipe.model)
         self._num_embeddings = num_embeddings(pipe.model)
         self.seed = seed
         self.is_random = task.is_random(pipe, parameters)
@@ -77,7 +79,7 @@ class Steps:
         self.extra_cost = new_tokens(pipe)
         self._call_arguments = self._arguments_of_call(task.pipeline_parameters(parameters))
         self._step_parameters = _step_parameters(pipe)
-        self._cut_at = cut_at(pipe)
+        self.cut_at = cut_at(pipe)
         is_known = type(pipe).preprocess.__module__.startswith(KNOWN_MODULES)
         is_taken_apart = not self.is_generic and not self.has_own_call
         can_group = task.preprocess_many is not None and is_known and not self.is_random and is_taken_apart
@@ -108,7 +110,7 @@ class Steps:
         steps._step_parameters, steps._call_arguments = _step_parameters(pipe), call_arguments
         steps.is_random = self.task.is_random(pipe, parameters)
         steps.can_batch = steps._can_batch()
-        steps.extra_cost, steps._cut_at = new_tokens(pipe), cut_at(pipe)
+        steps.extra_cost, steps.cut_at = new_tokens(pipe), cut_at(pipe)
         return steps
 
     def _can_batch(self) -> bool:
@@ -369,21 +371,21 @@ class Steps:
         """The chunk as a dictionary, after checks whose failure on a GPU would cost the whole process."""
         inputs = dict(chunk)
         length = _label_length(inputs)
-        if self._max_tokens is not None and length > self._max_tokens:
+        if self.max_tokens is not None and length > self.max_tokens:
             raise RowTooLarge(
-                f"candidate_labels: the longest has {length:,} tokens; the model takes {self._max_tokens:,}."
+                f"candidate_labels: the longest has {length:,} tokens; the model takes {self.max_tokens:,}."
             )
         ids = inputs.get("input_ids")
         if isinstance(ids, torch.Tensor) and ids.ndim == 2:
             num_tokens = ids.shape[1]
             if num_tokens == 0:
                 raise InvalidInput("text: has no tokens.")
-            if self._max_tokens is not None and num_tokens > self._max_tokens:
+            if self.max_tokens is not None and num_tokens > self.max_tokens:
                 raise RowTooLarge(
-                    f"text: has {num_tokens:,} tokens; the model takes {self._max_tokens:,}. Set truncation: true, or "
+                    f"text: has {num_tokens:,} tokens; the model takes {self.max_tokens:,}. Set truncation: true, or "
                     "use a task that splits long texts."
                 )
-            self.num_truncated += num_tokens == self._cut_at
+            self.num_truncated += num_tokens == self.cut_at
             if self._num_embeddings is not None and int(ids.max()) >= self._num_embeddings:
                 raise InvalidInput(
                     f"text: token {int(ids.max())} is outside of the model's {self._num_embeddings:,} embeddings; the "

@@ -20,7 +20,7 @@ from ray_pipelines.engine.batching import OF_TOKENS
 from ray_pipelines.engine.exchange import RowAnswers, RowBatch
 from ray_pipelines.engine.identity import digest_of
 from ray_pipelines.engine.runner import Runner
-from ray_pipelines.errors import ConfigError, RowError, attempt
+from ray_pipelines.errors import ConfigError, RowError, RowTooLarge, attempt
 from ray_pipelines.media.image import num_pixels
 from ray_pipelines.serve.blocks import Blocks
 from ray_pipelines.serve.client_json import json_object
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 EMBEDDING = {"pooling": "mean", "truncation": True}
 """How texts become one vector each, where the endpoint's own parameters do not say."""
+MAX_CHARS_A_TOKEN = 50
+"""Far more than a token of any text has on average: 4 in English, less in other languages, 10 in indented code."""
 DRAWN = ("image-segmentation", "mask-generation", "text-to-audio")
 """Tasks of whose results the answer's pictures and recordings are yet to be made."""
 
@@ -194,7 +196,8 @@ class Endpoint:
 
     def prepare(self, runner: Runner, fields: Mapping[str, Any], truncate_tokens: int | None = None) -> Any:
         """The chunks of one row, or its `RowError`: decoded, preprocessed and checked; for the CPU thread."""
-        item = runner.steps.item_of_fields(fields)
+        bounded = attempt("preprocess", lambda: self._bounded(runner, fields, truncate_tokens))
+        item = bounded if isinstance(bounded, RowError) else runner.steps.item_of_fields(bounded)
         if isinstance(item, RowError):
             return item
         most = self.limits.max_chunks
@@ -219,10 +222,36 @@ class Endpoint:
             return RowError(
                 "preprocess",
                 "RowTooLarge",
-                f"inputs: expected at most {self._max_tokens:,} tokens; got {longest:,}. Shorten the text, or set "
-                "truncation or truncate.",
+                f"inputs: expected at most {self._max_tokens:,} tokens; got {longest:,}. {_how_to_shorten(fields)}",
             )
         return chunks
+
+    def _bounded(self, runner: Runner, fields: Mapping[str, Any], truncate_tokens: int | None) -> Mapping[str, Any]:
+        """The fields, with texts that the tokenizer cuts anyway cut where no token of theirs can matter any more.
+
+        Raises:
+            RowTooLarge: Texts that it does not cut cannot be as short as the model takes them: to find that out by
+                making tokens of a megabyte takes seconds, in which other requests wait.
+        """
+        steps = runner.steps
+        if self.task.chunked or steps.is_generic:
+            return fields
+        tokenizer = steps.pipe.tokenizer
+        names = [name for name, value in fields.items() if self.task.field(name).modality in ("text", "chat")]
+        if getattr(steps.parameters, "handle_long_generation", None) == "hole":
+            truncate_tokens = truncate_tokens or tokenizer.model_max_length
+        if num_tokens := truncate_tokens or steps.cut_at:
+            side = "left" if truncate_tokens else tokenizer.truncation_side
+            cut = {name: _cut(fields[name], num_tokens, side) for name in names if isinstance(fields[name], str)}
+            return {**fields, **cut}
+        most = min(self._max_tokens, steps.max_tokens or math.inf) * MAX_CHARS_A_TOKEN
+        num_chars = sum(_num_chars(fields[name]) for name in names)
+        if num_chars > most:
+            raise RowTooLarge(
+                f"inputs: expected at most {most:,.0f} characters, as the model takes {most // MAX_CHARS_A_TOKEN:,.0f} "
+                f"tokens; got {num_chars:,}. {_how_to_shorten(fields)}"
+            )
+        return fields
 
     async def embed(self, texts: list[str], parameters: Mapping[str, Any]) -> list[Any]:
         """One vector, `float32[hidden]`, per text.
@@ -257,9 +286,14 @@ class Endpoint:
     async def count_tokens(self, texts: list[str]) -> int:
         """How many tokens the texts have, as the model takes them."""
         tokenizer = self.scheduler.runner.steps.pipe.tokenizer
-        return await self.scheduler.on_cpu(
-            lambda: sum(len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"])
-        )
+
+        def count(text: str) -> int:
+            cut = _cut(text, tokenizer.model_max_length, tokenizer.truncation_side)
+            return len(tokenizer(cut, truncation=True)["input_ids"])
+
+        with one_at_a_time():
+            work = [asyncio.ensure_future(self.scheduler.on_cpu(partial(count, text))) for text in texts]
+        return sum(await asyncio.gather(*work))
 
     def info(self) -> dict[str, Any]:
         """What `/info` says: names, versions and limits; nothing of the machine."""
@@ -333,6 +367,26 @@ def _num_positions(model: Any) -> int | None:
 def _text_config(model: Any) -> Any:
     config: Any = getattr(model, "config", None)
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def _cut(text: str, num_tokens: int, side: str) -> str:
+    """The characters of a text that its first tokens (last, if the `left` side is cut) are made of, and more."""
+    num_chars = num_tokens * MAX_CHARS_A_TOKEN
+    return text[-num_chars:] if side == "left" else text[:num_chars]
+
+
+def _num_chars(value: Any) -> int:
+    """Characters of a text, or of the texts of a chat."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_num_chars, value))
+    return sum(_num_chars(value.get(name)) for name in ("content", "text")) if isinstance(value, Mapping) else 0
+
+
+def _how_to_shorten(fields: Mapping[str, Any]) -> str:
+    is_chat = any(isinstance(value, list) for value in fields.values())
+    return "Shorten the messages, or leave old ones out." if is_chat else "Shorten the text, or set truncation."
 
 
 def _num_candidates(runner: Runner, chunks: list[Any]) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 import ray_pipelines as rp
 from ray_pipelines.serve.config import Serving
-from ray_pipelines.serve.endpoint import Endpoint
+from ray_pipelines.serve.endpoint import MAX_CHARS_A_TOKEN, Endpoint
 from ray_pipelines.serve.parameters import RequestParameters
 from ray_pipelines.serve.refusals import Refused
 
@@ -59,4 +59,82 @@ def test_chunks_may_not_overlap_by_nearly_all_of_them(model: Callable[[str], str
     assert endpoint.parameters(asked).task == asked
     with pytest.raises(Refused, match=f"at most half of the {half * 2} tokens"):
         endpoint.parameters({**asked, "stride": half + 1})
+    endpoint.close()
+
+
+async def prepared(endpoint: Endpoint, text: Any, parameters: dict[str, Any]) -> Any:
+    asked = endpoint.parameters(parameters)
+    return endpoint.prepare(endpoint.runner(asked), {"text": text}, asked.truncate_tokens)
+
+
+def lengths_of_texts(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[int]:
+    """The characters of each text that is made into tokens from now on."""
+    lengths: list[int] = []
+    real = type(tokenizer)._encode_plus
+
+    def noted(self: Any, text: Any, *arguments: Any, **options: Any) -> Any:
+        lengths.extend(map(len, [text] if isinstance(text, str) else text))
+        return real(self, text, *arguments, **options)
+
+    monkeypatch.setattr(type(tokenizer), "_encode_plus", noted)
+    return lengths
+
+
+def test_a_text_that_the_model_cannot_take_is_refused_before_it_is_made_into_tokens(
+    model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rp.pipeline("text-classification", model("bert-classifier"), device="cpu")._runner()
+    endpoint = Endpoint(Serving(task="text-classification"), runner, "model")
+    tokenizer = runner.steps.pipe.tokenizer
+    most = tokenizer.model_max_length * MAX_CHARS_A_TOKEN
+    lengths = lengths_of_texts(monkeypatch, tokenizer)
+    refused = asyncio.run(prepared(endpoint, "word " * 100_000, {}))
+    assert (refused.type, lengths) == ("RowTooLarge", [])
+    assert f"{most:,} characters" in refused.message and "set truncation" in refused.message
+    (cut,) = asyncio.run(prepared(endpoint, "word " * 100_000, {"truncation": True}))
+    (whole,) = asyncio.run(prepared(endpoint, "word " * 100, {"truncation": True}))
+    assert cut["input_ids"].equal(whole["input_ids"])
+    assert lengths == [most, 500]
+    endpoint.close()
+
+
+def test_the_end_of_a_long_prompt_is_kept(model: Callable[[str], str]) -> None:
+    runner = rp.pipeline("text-generation", model("llama-chat"), device="cpu", max_new_tokens=4)._runner()
+    endpoint = Endpoint(Serving(task="text-generation"), runner, "model")
+    ids = runner.steps.pipe.tokenizer("a lazy dog")["input_ids"]
+    long = "word " * 100_000 + "and a lazy dog"
+    (truncated,) = asyncio.run(prepared(endpoint, long, {"truncate": 5}))
+    (hole,) = asyncio.run(prepared(endpoint, long, {"handle_long_generation": "hole", "max_new_tokens": 4}))
+    assert truncated["input_ids"][0, 1 - len(ids) :].tolist() == ids[1:]
+    assert hole["input_ids"][0, 1 - len(ids) :].tolist() == ids[1:]
+    endpoint.close()
+
+
+def test_a_chat_that_is_too_long_is_not_told_of_parameters_that_chats_lack(model: Callable[[str], str]) -> None:
+    runner = rp.pipeline("text-generation", model("llama-chat"), device="cpu", max_new_tokens=4)._runner()
+    endpoint = Endpoint(Serving(task="text-generation"), runner, "model")
+    for times in (2000, 100_000):
+        refused = asyncio.run(prepared(endpoint, [{"role": "user", "content": "word " * times}], {}))
+        assert refused.type == "RowTooLarge"
+        assert "Shorten the messages" in refused.message and "truncat" not in refused.message
+    endpoint.close()
+
+
+def test_tokens_of_many_texts_are_counted_in_turns_with_others(
+    model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rp.pipeline("feature-extraction", model("bert-features"), device="cpu")._runner()
+    endpoint = Endpoint(Serving(task="feature-extraction"), runner, "model")
+    tokenizer = runner.steps.pipe.tokenizer
+    lengths = lengths_of_texts(monkeypatch, tokenizer)
+
+    async def main() -> tuple[int, int]:
+        counted = asyncio.create_task(endpoint.count_tokens(["word " * 100_000] * 3 + ["dog"]))
+        await asyncio.sleep(0)
+        return await endpoint.scheduler.on_cpu(lambda: len(lengths)), await counted
+
+    before, num_tokens = asyncio.run(main())
+    assert before < 4
+    assert num_tokens == 3 * tokenizer.model_max_length + len(tokenizer("dog")["input_ids"])
+    assert max(lengths) == tokenizer.model_max_length * MAX_CHARS_A_TOKEN
     endpoint.close()
