@@ -6,13 +6,14 @@ cross a stage boundary are named tensors with dtype, shape and bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_pipelines.errors import RowError, attempt
+from ray_pipelines.errors import InvalidRow, RowError, attempt
 
 __all__ = [
     "BOX_TYPE",
@@ -49,16 +50,26 @@ TENSORS_TYPE = pa.large_list(CHUNK_TYPE)
 """The chunks of one row."""
 
 
-def results_to_arrow(results: Sequence[Any], result_type: pa.DataType) -> tuple[pa.Array, list[RowError | None]]:
+def results_to_arrow(
+    results: Sequence[Any], result_type: pa.DataType, *, is_own: bool = False
+) -> tuple[pa.Array, list[RowError | None]]:
     """A column of results and, per row, the error that stands in its place.
 
     Args:
         results: Python results that fit `result_type`, or `RowError`s.
         result_type: The type of one result.
+        is_own: The results are of a pipeline of the user's own; what they have and the type has not would be lost.
 
     Returns:
         The column, null where a row failed, and the errors. A result that does not fit the type is a `RowError` too.
     """
+    if is_own:
+        results = [
+            attempt("postprocess", partial(_without_more, result, result_type))
+            if not isinstance(result, RowError)
+            else result
+            for result in results
+        ]
     errors: list[RowError | None] = [result if isinstance(result, RowError) else None for result in results]
     values = [None if isinstance(result, RowError) else _plain(result) for result in results]
     try:
@@ -69,6 +80,30 @@ def results_to_arrow(results: Sequence[Any], result_type: pa.DataType) -> tuple[
             if isinstance(converted, RowError):
                 values[index], errors[index] = None, converted
         return pa.array(values, type=result_type), errors
+
+
+def _without_more(result: Any, result_type: pa.DataType) -> Any:
+    """The result.
+
+    Raises:
+        InvalidRow: It has fields that the type has not.
+    """
+    if unknown := _unknown_fields(result, result_type):
+        raise InvalidRow(
+            f"prediction: this pipeline's results have {', '.join(map(repr, unknown))}, which those of the task have "
+            "not. Give the task a name of your own, or set prediction_type: infer; spec(dataset) takes an Arrow type."
+        )
+    return result
+
+
+def _unknown_fields(value: Any, result_type: pa.DataType) -> list[str]:
+    if is_list(result_type) and isinstance(value, list | tuple):
+        return next((found for item in value if (found := _unknown_fields(item, result_type.value_type))), [])
+    if not pa.types.is_struct(result_type) or not isinstance(value, Mapping):
+        return []
+    types = {field.name: field.type for field in result_type}
+    unknown = [str(name) for name in value if name not in types]
+    return unknown or [name for key, item in value.items() for name in _unknown_fields(item, types[key])]
 
 
 def _converter(value: Any, result_type: pa.DataType) -> Callable[[], pa.Array]:

@@ -274,7 +274,7 @@ def _with_results(table: pa.Table, rows: Sequence[dict[str, Any] | RowError], se
         checked = list(rows)
         for name, part in setup.parts.items():
             own = [row if isinstance(row, RowError) else row[name] for row in rows]
-            columns[name], errors = results_to_arrow(own, part.result_type)
+            columns[name], errors = results_to_arrow(own, part.result_type, is_own=part.has_own_results)
             for place, error in enumerate(errors):
                 if error is not None and not isinstance(checked[place], RowError):
                     checked[place] = of_task(name, error)

@@ -139,6 +139,11 @@ class WorkerSetup:
         """Rows that a worker is handed at once."""
         return self.batch.rows_per_call
 
+    @property
+    def has_own_results(self) -> bool:
+        """Whether a pipeline of the user's makes results that go into the task's type."""
+        return self.has_own_pipeline and not self.results_as_they_come
+
     def known_by(self, table: pa.Table) -> pa.Table:
         """The columns of the input that a batch is known by, should its worker die over it."""
         columns = [ITEM_COLUMN] if self.has_items else sorted(set(self.inputs.values()))
@@ -347,7 +352,7 @@ def field_value(scalar: Any) -> Any:
 
 def with_results(table: pa.Table, results: list[Any], setup: WorkerSetup) -> pa.Table:
     """The user's columns, the results and the errors."""
-    column, errors = results_to_arrow(results, setup.result_type)
+    column, errors = results_to_arrow(results, setup.result_type, is_own=setup.has_own_results)
     return with_columns(table, column, errors_to_arrow(errors), setup)
 
 

@@ -1,4 +1,4 @@
-"""Parameters that only a class of the user's knows."""
+"""Classes of the user's: parameters that only they know, and those that are registered with transformers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import transformers
+from ray import cloudpickle
+from transformers.pipelines import PIPELINE_REGISTRY
 
 import ray_pipelines as rp
 
@@ -72,3 +74,14 @@ def test_parameters_that_the_task_has_are_still_checked(model: Model) -> None:
         rp.pipeline("text-classification", model=model("bert-classifier"), pipeline_class=LoudPipeline, top_k="x")
     with pytest.raises(rp.ConfigError, match=r"parameters\.topk: unknown name"):
         rp.pipeline("text-classification", model=model("bert-classifier"), trust_remote_code=True, topk=3)
+
+
+def test_a_pipeline_that_is_registered_with_transformers_goes_along_to_other_processes(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", {**PIPELINE_REGISTRY.supported_tasks})
+    PIPELINE_REGISTRY.register_pipeline("registered", CountingPipeline, pt_model=transformers.AutoModel)
+    spec = cloudpickle.dumps(rp.pipeline("registered", model=model("bert-classifier"), times=10))
+    del PIPELINE_REGISTRY.supported_tasks["registered"]
+    assert cloudpickle.loads(spec).run(["a", "a a"]) == [30, 40]
+    assert PIPELINE_REGISTRY.supported_tasks["registered"]["pt"] == (transformers.AutoModel,)
