@@ -93,7 +93,8 @@ class PipelineSpec:
     def __post_init__(self) -> None:
         if not self.task.takes_assistant and (self.model.assistant_model or "assistant_model" in self.instances):
             raise ConfigError(f"model.assistant_model: has no use in {self.task_name}. Drop it.")
-        if not self.has_own_class and (registered := tasks.registered_class(self.task_name)) is not None:
+        registered = tasks.registered_class(self.task_name)
+        if registered is not None and not registered.__module__.startswith("transformers.") and not self.has_own_class:
             # Workers are other processes, where nobody has registered it.
             object.__setattr__(self, "instances", {**self.instances, "pipeline_class": registered})
         object.__setattr__(self, "parameters", modern_parameters(self.task.name, self.parameters))
