@@ -10,7 +10,15 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["bounds_of", "check_bounds", "describe_validation_error", "did_you_mean", "is_typo", "model_of_json"]
+__all__ = [
+    "bounds_of",
+    "check_bounds",
+    "describe_validation_error",
+    "did_you_mean",
+    "is_typo",
+    "model_of",
+    "model_of_json",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -93,7 +101,15 @@ def model_of_json(data: str | bytes, model: type[M]) -> M:
     Raises:
         ValueError: It is no JSON, or says something else; in one line.
     """
-    values = json.loads(data)
+    return model_of(json.loads(data), model)
+
+
+def model_of(values: Any, model: type[M]) -> M:
+    """What a file said, as a `model`.
+
+    Raises:
+        ValueError: It says something else; in one line.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -37,8 +37,8 @@ def inherited(*dropped: str) -> dict[str, str]:
 
     How nice Ray's workers are is always kept: they would give way to all that the other process of the tests does.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return kept | {name: value for name, value in os.environ.items() if name == NICENESS}
+    kept = (name for name in os.environ if name == NICENESS or not name.startswith(dropped))
+    return {name: os.environ[name] for name in kept}
 
 
 def free_ports(number: int) -> list[int]:

@@ -32,7 +32,7 @@ from ray_pipelines.data.json_values import array_of_json, held_type
 from ray_pipelines.data.sinks import partitionable, tar_rows
 from ray_pipelines.errors import ConfigError, StorageError
 from ray_pipelines.storage import missing_bucket, probe
-from ray_pipelines.validation import did_you_mean, model_of_json
+from ray_pipelines.validation import did_you_mean, model_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -354,4 +354,4 @@ def _manifest_of_json(data: bytes) -> dict[str, Any] | None:
     # Other programs too have files of that name.
     if isinstance(values, dict) and not {"files", "schemas"} <= values.keys():
         return None
-    return model_of_json(data, _Manifest).model_dump()
+    return model_of(values, _Manifest).model_dump()

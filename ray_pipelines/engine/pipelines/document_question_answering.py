@@ -12,6 +12,7 @@ import transformers
 from transformers.pipelines.document_question_answering import decode_spans
 
 from ray_pipelines.engine.pipelines._answer_spans import MASKED, NO_WORD, best_spans
+from ray_pipelines.engine.pipelines._overlap import check_overlap
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["DocumentQuestionAnsweringPipeline"]
@@ -167,17 +168,15 @@ class DocumentQuestionAnsweringPipeline(transformers.DocumentQuestionAnsweringPi
         stride = doc_stride if doc_stride is not None else min(length // 2, 256)
         words = [word for word, _ in row["word_boxes"]]
         num_own = len(self._encode(row["question"])) + self.tokenizer.num_special_tokens_to_add(pair=True)
-        step = length - num_own - stride
-        # A token has about a character or more; only then is it worth counting them.
-        if not 0 < step < length // 4 or sum(map(len, words)) <= MANY_CHUNKS * step:
-            return
-        num_tokens = len(self._encode(words))
-        if num_tokens > MANY_CHUNKS * step:
-            raise InvalidInput(
-                f"question, doc_stride: leave {step:,} of a chunk's {length:,} tokens for what is new in it of the "
-                f"page, which has {num_tokens:,}; expected at most {MANY_CHUNKS:,} chunks that overlap so much. "
-                "Shorten the question, or lower doc_stride."
-            )
+        check_overlap(
+            length - num_own - stride,
+            length,
+            sum(map(len, words)),
+            lambda: len(self._encode(words)),
+            MANY_CHUNKS,
+            reason="question, doc_stride: leave",
+            text="page",
+        )
 
     def _encode(self, text: str | list[str]) -> list[int]:
         """The tokens of a text, or of words, without special ones."""

@@ -40,6 +40,7 @@ from ray_pipelines.engine.pipelines._answer_spans import (
     probabilities,
     token_characters,
 )
+from ray_pipelines.engine.pipelines._overlap import check_overlap
 from ray_pipelines.errors import InvalidInput
 
 __all__ = ["QuestionAnsweringPipeline", "register"]
@@ -174,21 +175,18 @@ class QuestionAnsweringPipeline(ChunkPipeline):  # type: ignore[misc]  # transfo
         if max_len is not None and len(offsets) > max_len:
             question, offsets = question[: offsets[max_len - 1][1]], offsets[:max_len]
         room = length - len(offsets) - self.tokenizer.num_special_tokens_to_add(pair=True)
-        if room <= stride and len(self.tokenizer(context, add_special_tokens=False)["input_ids"]) > room:
+
+        def num_tokens() -> int:
+            return len(self.tokenizer(context, add_special_tokens=False)["input_ids"])
+
+        if room <= stride and num_tokens() > room:
             raise InvalidInput(
                 f"question: has {len(offsets):,} tokens, which leave {max(room, 0):,} of a chunk's {length:,} for the "
                 f"context; expected more than doc_stride ({stride:,}). Shorten it, or set max_question_len."
             )
-        step = room - stride
-        # A token has about a character or more; only then is it worth counting them.
-        if 0 < step < length // 4 and len(context) > MANY_CHUNKS * step:
-            num_tokens = len(self.tokenizer(context, add_special_tokens=False)["input_ids"])
-            if num_tokens > MANY_CHUNKS * step:
-                raise InvalidInput(
-                    f"question: leaves {step:,} of a chunk's {length:,} tokens for what is new in it of the context, "
-                    f"which has {num_tokens:,}; expected at most {MANY_CHUNKS:,} chunks that overlap so much. Shorten "
-                    "the question, or lower doc_stride."
-                )
+        check_overlap(
+            room - stride, length, len(context), num_tokens, MANY_CHUNKS, reason="question: leaves", text="context"
+        )
         return question
 
     def _forward(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -51,15 +52,34 @@ def test_a_request_with_many_inputs_lets_others_have_their_turns(model: Callable
     assert endpoint.prepared[:4] == ("a", "x", "y", "b")
 
 
-def test_chunks_may_not_overlap_by_nearly_all_of_them(model: Callable[[str], str]) -> None:
-    runner = rp.pipeline("token-classification", model("bert-ner"), device="cpu")._runner()
-    half = runner.steps.pipe.tokenizer.model_max_length // 2
-    endpoint = Endpoint(Serving(task="token-classification"), runner, "model")
+EndpointOf = Callable[..., Endpoint]
+
+
+@pytest.fixture
+def endpoint_of(model: Callable[[str], str]) -> Iterator[EndpointOf]:
+    """Makes endpoints of a task, a tiny model's name and parameters, whose threads end with the test."""
+    with ExitStack() as stack:
+
+        def made(task: str, name: str, **parameters: Any) -> Endpoint:
+            runner = rp.pipeline(task, model(name), device="cpu", **parameters)._runner()
+            endpoint = Endpoint(Serving(task=task), runner, "model")
+            stack.callback(endpoint.close)
+            return endpoint
+
+        yield made
+
+
+def tokenizer_of(endpoint: Endpoint) -> Any:
+    return endpoint.scheduler.runner.steps.pipe.tokenizer
+
+
+def test_chunks_may_not_overlap_by_nearly_all_of_them(endpoint_of: EndpointOf) -> None:
+    endpoint = endpoint_of("token-classification", "bert-ner")
+    half = tokenizer_of(endpoint).model_max_length // 2
     asked = {"aggregation_strategy": "simple", "stride": half}
     assert endpoint.parameters(asked).task == asked
     with pytest.raises(Refused, match=f"at most half of the {half * 2} tokens"):
         endpoint.parameters({**asked, "stride": half + 1})
-    endpoint.close()
 
 
 async def prepared(endpoint: Endpoint, text: Any, parameters: dict[str, Any]) -> Any:
@@ -81,11 +101,10 @@ def lengths_of_texts(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[in
 
 
 def test_a_text_that_the_model_cannot_take_is_refused_before_it_is_made_into_tokens(
-    model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    endpoint_of: EndpointOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = rp.pipeline("text-classification", model("bert-classifier"), device="cpu")._runner()
-    endpoint = Endpoint(Serving(task="text-classification"), runner, "model")
-    tokenizer = runner.steps.pipe.tokenizer
+    endpoint = endpoint_of("text-classification", "bert-classifier")
+    tokenizer = tokenizer_of(endpoint)
     most = tokenizer.model_max_length * MAX_CHARS_A_TOKEN
     lengths = lengths_of_texts(monkeypatch, tokenizer)
     refused = asyncio.run(prepared(endpoint, "word " * 100_000, {}))
@@ -95,37 +114,31 @@ def test_a_text_that_the_model_cannot_take_is_refused_before_it_is_made_into_tok
     (whole,) = asyncio.run(prepared(endpoint, "word " * 100, {"truncation": True}))
     assert cut["input_ids"].equal(whole["input_ids"])
     assert lengths == [most, 500]
-    endpoint.close()
 
 
-def test_the_end_of_a_long_prompt_is_kept(model: Callable[[str], str]) -> None:
-    runner = rp.pipeline("text-generation", model("llama-chat"), device="cpu", max_new_tokens=4)._runner()
-    endpoint = Endpoint(Serving(task="text-generation"), runner, "model")
-    ids = runner.steps.pipe.tokenizer("a lazy dog")["input_ids"]
+def test_the_end_of_a_long_prompt_is_kept(endpoint_of: EndpointOf) -> None:
+    endpoint = endpoint_of("text-generation", "llama-chat", max_new_tokens=4)
+    ids = tokenizer_of(endpoint)("a lazy dog")["input_ids"]
     long = "word " * 100_000 + "and a lazy dog"
     (truncated,) = asyncio.run(prepared(endpoint, long, {"truncate": 5}))
     (hole,) = asyncio.run(prepared(endpoint, long, {"handle_long_generation": "hole", "max_new_tokens": 4}))
     assert truncated["input_ids"][0, 1 - len(ids) :].tolist() == ids[1:]
     assert hole["input_ids"][0, 1 - len(ids) :].tolist() == ids[1:]
-    endpoint.close()
 
 
-def test_a_chat_that_is_too_long_is_not_told_of_parameters_that_chats_lack(model: Callable[[str], str]) -> None:
-    runner = rp.pipeline("text-generation", model("llama-chat"), device="cpu", max_new_tokens=4)._runner()
-    endpoint = Endpoint(Serving(task="text-generation"), runner, "model")
+def test_a_chat_that_is_too_long_is_not_told_of_parameters_that_chats_lack(endpoint_of: EndpointOf) -> None:
+    endpoint = endpoint_of("text-generation", "llama-chat", max_new_tokens=4)
     for times in (2000, 100_000):
         refused = asyncio.run(prepared(endpoint, [{"role": "user", "content": "word " * times}], {}))
         assert refused.type == "RowTooLarge"
         assert "Shorten the messages" in refused.message and "truncat" not in refused.message
-    endpoint.close()
 
 
 def test_tokens_of_many_texts_are_counted_in_turns_with_others(
-    model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    endpoint_of: EndpointOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = rp.pipeline("feature-extraction", model("bert-features"), device="cpu")._runner()
-    endpoint = Endpoint(Serving(task="feature-extraction"), runner, "model")
-    tokenizer = runner.steps.pipe.tokenizer
+    endpoint = endpoint_of("feature-extraction", "bert-features")
+    tokenizer = tokenizer_of(endpoint)
     lengths = lengths_of_texts(monkeypatch, tokenizer)
 
     async def main() -> tuple[int, int]:
@@ -137,4 +150,3 @@ def test_tokens_of_many_texts_are_counted_in_turns_with_others(
     assert before < 4
     assert num_tokens == 3 * tokenizer.model_max_length + len(tokenizer("dog")["input_ids"])
     assert max(lengths) == tokenizer.model_max_length * MAX_CHARS_A_TOKEN
-    endpoint.close()
