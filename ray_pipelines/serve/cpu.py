@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from ray_pipelines.errors import RowError, attempt
-from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.errors import attempt
 
-__all__ = ["CpuThread", "Lane", "call_in", "one_at_a_time"]
+__all__ = ["CpuThread", "Lane", "call_in", "current_caller", "one_at_a_time"]
 
 Lane = Literal["online", "batch"]
 BATCH_GIVES_WAY_S = 0.2
@@ -41,27 +42,59 @@ def one_at_a_time() -> Iterator[None]:
         _caller.reset(token)
 
 
+def current_caller() -> object:
+    """Who asks in this context: the same for all of `one_at_a_time`."""
+    return _caller.get() or object()
+
+
+@dataclass
+class _Step:
+    function: Callable[[], Any]
+    done: Callable[[Any], None]
+    is_dropped: Callable[[], bool]
+
+
 class CpuThread:
     """The thread, and what waits for it."""
 
     def __init__(self) -> None:
         self._callers: queue.PriorityQueue[tuple[float, int, object]] = queue.PriorityQueue()
-        self._work: dict[object, deque[Any]] = {}
+        self._work: dict[object, deque[_Step]] = {}
         self._lock = threading.Lock()
         self._number = itertools.count()
         self._since_s: float | None = None
         threading.Thread(target=self._serve, name="cpu", daemon=True).start()
 
     async def run(self, lane: Lane, function: Callable[[], Any]) -> Any:
+        """The result of `function()`, or its `RowError`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        caller = (_caller.get() if lane == "online" else None) or object()
+        caller = current_caller() if lane == "online" else object()
+        self.put(caller, function, partial(call_in, loop, _settle, future), future.cancelled, lane)
+        return await future
+
+    def put(
+        self,
+        caller: object,
+        function: Callable[[], Any],
+        done: Callable[[Any], None],
+        is_dropped: Callable[[], bool],
+        lane: Lane = "online",
+    ) -> None:
+        """Has `function` called, from any thread.
+
+        Args:
+            caller: Of `current_caller`.
+            function: What is to be done.
+            done: Takes its result, or its `RowError`, in the CPU thread.
+            is_dropped: Whether nobody waits for it any more when its turn has come.
+            lane: Whether it is a request's or a batch job's.
+        """
         with self._lock:
             waits = caller in self._work
-            self._work.setdefault(caller, deque()).append((loop, future, function))
+            self._work.setdefault(caller, deque()).append(_Step(function, done, is_dropped))
         if not waits:
             self._put(caller, BATCH_GIVES_WAY_S if lane == "batch" else 0)
-        return await future
 
     @property
     def busy_s(self) -> float:
@@ -79,12 +112,12 @@ class CpuThread:
             _, _, caller = self._callers.get()
             if caller is None:
                 return
-            loop, future, function = self._work[caller].popleft()
-            if not future.cancelled():
+            step = self._work[caller].popleft()
+            if not step.is_dropped():
                 self._since_s = time.monotonic()
-                made = attempt("preprocess", function)
+                made = attempt("preprocess", step.function)
                 self._since_s = None
-                call_in(loop, _settle, future, made)
+                step.done(made)
             with self._lock:
                 is_done = not self._work[caller]
                 if is_done:
@@ -100,9 +133,5 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arg
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if future.done():
-        return
-    if isinstance(value, RowError) and isinstance(value.__cause__, Refused):
-        future.set_exception(value.__cause__)
-    else:
+    if not future.done():
         future.set_result(value)

@@ -167,15 +167,25 @@ class Endpoint:
                 422, f"parameters.stride: expected at most half of the {length:,} tokens that the model takes."
             )
 
-    async def results(self, rows: tuple[dict[str, Any], ...], parameters: RequestParameters) -> list[Any]:
+    async def results(
+        self,
+        rows: tuple[dict[str, Any], ...],
+        parameters: RequestParameters,
+        num_tokens: list[int] | None = None,
+    ) -> list[Any]:
         """One result per row, as `prediction` would hold them.
+
+        Args:
+            rows: The inputs.
+            parameters: Of all of them.
+            num_tokens: Takes, for each row, how many tokens the model is given of it.
 
         Raises:
             Refused: The first row that fails.
         """
         runner = self.runner(parameters)
         with one_at_a_time():
-            work = [asyncio.ensure_future(self._result(runner, fields, parameters)) for fields in rows]
+            work = [asyncio.ensure_future(self._result(runner, fields, parameters, num_tokens)) for fields in rows]
         try:
             return list(await asyncio.gather(*work))
         finally:
@@ -253,8 +263,8 @@ class Endpoint:
             )
         return fields
 
-    async def embed(self, texts: list[str], parameters: Mapping[str, Any]) -> list[Any]:
-        """One vector, `float32[hidden]`, per text.
+    async def embed(self, texts: list[str], parameters: Mapping[str, Any]) -> tuple[list[Any], int]:
+        """One vector, `float32[hidden]`, per text, and how many tokens the model was given.
 
         Raises:
             Refused: A text cannot be embedded.
@@ -263,7 +273,8 @@ class Endpoint:
         pooling = asked.task.get("pooling")
         if pooling in (None, "none"):
             asked = RequestParameters({**asked.task, "pooling": "mean"})
-        return await self.results(tuple({"text": text} for text in texts), asked)
+        num_tokens: list[int] = []
+        return await self.results(tuple({"text": text} for text in texts), asked, num_tokens), sum(num_tokens)
 
     async def run_rows(self, batch: RowBatch) -> RowAnswers:
         """Results of rows of a batch job, when the device has nothing more urgent to do; some may be handed back.
@@ -283,18 +294,6 @@ class Endpoint:
         counters.device, counters.dtype = self.scheduler.runner.counters.device, self.scheduler.runner.counters.dtype
         return RowAnswers.of(results, self.task.result_type(parameters), counters)
 
-    async def count_tokens(self, texts: list[str]) -> int:
-        """How many tokens the texts have, as the model takes them."""
-        tokenizer = self.scheduler.runner.steps.pipe.tokenizer
-
-        def count(text: str) -> int:
-            cut = _cut(text, tokenizer.model_max_length, tokenizer.truncation_side)
-            return len(tokenizer(cut, truncation=True)["input_ids"])
-
-        with one_at_a_time():
-            work = [asyncio.ensure_future(self.scheduler.on_cpu(partial(count, text))) for text in texts]
-        return sum(await asyncio.gather(*work))
-
     def info(self) -> dict[str, Any]:
         """What `/info` says: names, versions and limits; nothing of the machine."""
         return {
@@ -312,10 +311,16 @@ class Endpoint:
         """Ends the threads."""
         self.scheduler.close()
 
-    async def _result(self, runner: Runner, fields: Mapping[str, Any], parameters: RequestParameters) -> Any:
-        truncate = parameters.truncate_tokens
-        outputs = await self.scheduler.outputs(runner, lambda: self.prepare(runner, fields, truncate))
-        return await self.scheduler.on_cpu(lambda: runner.postprocess(outputs))
+    async def _result(
+        self, runner: Runner, fields: Mapping[str, Any], parameters: RequestParameters, num_tokens: list[int] | None
+    ) -> Any:
+        def prepared() -> Any:
+            chunks = self.prepare(runner, fields, parameters.truncate_tokens)
+            if num_tokens is not None and not isinstance(chunks, RowError):
+                num_tokens.append(sum(map(_num_tokens, chunks)))
+            return chunks
+
+        return await self.scheduler.run(runner, prepared)
 
     def _validated(self, parameters: RequestParameters) -> Any:
         try:
@@ -342,11 +347,10 @@ class Endpoint:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise Refused(422, "dimensions: expected a whole number from 1 on.")
         if call.sentences:
-            return _similarities(
-                await self.embed([row.get("text", "") for row in call.rows], {**sent, "normalize": True})
-            )
+            vectors, _ = await self.embed([row.get("text", "") for row in call.rows], {**sent, "normalize": True})
+            return _similarities(vectors)
         if call.is_list:
-            vectors = await self.embed([row.get("text", "") for row in call.rows], sent)
+            vectors, _ = await self.embed([row.get("text", "") for row in call.rows], sent)
             return [vector[:size] for vector in vectors]
         (result,) = await self.results(call.rows, self.parameters(sent))
         return [result[..., :size]]

@@ -24,13 +24,26 @@ class Job:
     """One input on its way through the device; its future is resolved in the event loop.
 
     Outputs and counts are changed with the device's lock held.
+
+    Args:
+        loop: The event loop.
+        deadline_s: When nobody waits for it any more, by `time.monotonic`.
+        counters: What its forwards cost is added to these.
+        finish: Takes the outputs, or a `RowError`, in the device's thread; unset, they resolve the future.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline_s: float, counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deadline_s: float,
+        counters: Counters | None = None,
+        finish: Callable[[Any], None] | None = None,
+    ) -> None:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.deadline_s = deadline_s
         self.counters = counters
+        self.finish = finish or self.resolve
         self.outputs: list[Any] = []
         self.num_missing = 0
         self.is_complete = True
@@ -38,9 +51,10 @@ class Job:
 
     def resolve_if_done(self) -> None:
         if self.is_complete and not self.num_missing:
-            self.resolve(self.outputs)
+            self.finish(self.outputs)
 
     def resolve(self, value: Any) -> None:
+        """Resolves the future, from any thread."""
         call_in(self.loop, self._set, value)
 
     def _set(self, value: Any) -> None:

@@ -88,14 +88,12 @@ class _Api:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise Refused(400, "dimensions: expected a whole number from 1 on.")
         refuse_unknown(sent, set())
-        texts = [row["text"] for row in call.rows]
-        vectors = await self.endpoint.embed(texts, {"normalize": True})
+        vectors, tokens = await self.endpoint.embed([row["text"] for row in call.rows], {"normalize": True})
         vectors = [_shortened(vector, size) for vector in vectors]
         data = [
             {"object": "embedding", "index": index, "embedding": _encoded(vector, encoding)}
             for index, vector in enumerate(vectors)
         ]
-        tokens = await self.endpoint.count_tokens(texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         answer = {"object": "list", "data": data, "model": self.endpoint.model_id, "usage": usage}
         return response(await encode(lambda: answer, answer, self.endpoint.limits))

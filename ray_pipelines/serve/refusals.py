@@ -73,6 +73,8 @@ def late(timeout_s: float) -> Refused:
 
 def refusal_of(error: RowError) -> Refused:
     """What a client is told of a row that failed."""
+    if isinstance(error.__cause__, Refused):
+        return error.__cause__
     if error.type in OWN_REASONS:
         return Refused(OWN_REASONS[error.type], error.message)
     if error.stage in ("decode", "preprocess"):

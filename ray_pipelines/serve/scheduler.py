@@ -4,6 +4,8 @@
                                                     ├─► device thread ─► finish (CPU thread) ─► answer
     block   ─► prepare (CPU thread) ─► batch lane ──┘
 
+A request goes from thread to thread by itself; the event loop, which reads and writes for all, has it back as a result.
+
 A forward is formed when the device is free, from what waits at that moment: entries of equal parameters and of about
 the same cost as the oldest. Nobody waits for a batch to fill, so a lone request has no delay added; under load,
 batches grow by themselves. Entries are chunks, so a long recording does not hold up others for longer than one forward.
@@ -29,7 +31,7 @@ from ray_pipelines.engine.runner import Runner
 from ray_pipelines.errors import RowError
 from ray_pipelines.media.limits import MediaLimits
 from ray_pipelines.serve.config import ServeConfig
-from ray_pipelines.serve.cpu import CpuThread, Lane
+from ray_pipelines.serve.cpu import CpuThread, Lane, current_caller
 from ray_pipelines.serve.device import DeviceThread, SchedulerStats
 from ray_pipelines.serve.lanes import Entry, Job
 from ray_pipelines.serve.refusals import Refused, late, refusal_of
@@ -83,8 +85,8 @@ class Scheduler:
         self._variants.move_to_end(key)
         return self._variants[key]
 
-    async def outputs(self, runner: Runner, prepare: Callable[[], Any]) -> Any:
-        """The model outputs of the chunks of one online input.
+    async def run(self, runner: Runner, prepare: Callable[[], Any]) -> Any:
+        """The result of one online input.
 
         Args:
             runner: Of `variant`.
@@ -96,18 +98,41 @@ class Scheduler:
         self._admit()
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
-        job = Job(asyncio.get_running_loop(), time.monotonic() + self._config.timeout_s)
+        loop, timeout_s, caller = asyncio.get_running_loop(), self._config.timeout_s, current_caller()
+
+        def on_cpu(step: Callable[[], Any], done: Callable[[Any], None]) -> None:
+            self._cpu.put(caller, step, done, lambda: job.is_dropped)
+
+        def begin() -> Any:
+            chunks = prepare()
+            return chunks if isinstance(chunks, RowError) else self._device.put_chunks("online", job, runner, chunks)
+
+        def begun(made: RowError | None) -> None:
+            if made is not None:
+                job.resolve(made)
+
+        def finish(outputs: Any) -> None:
+            on_cpu(lambda: runner.postprocess(outputs), job.resolve)
+
+        job = Job(loop, time.monotonic() + timeout_s, finish=finish)
+        timer = loop.call_later(timeout_s, job.resolve, late(timeout_s))
         try:
-            outputs = await asyncio.wait_for(self._outputs(job, runner, prepare), self._config.timeout_s)
-        except TimeoutError:
-            raise late(self._config.timeout_s) from None
+            if runner.steps.is_random:
+                # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
+                self._enter_call(job, lambda: next(iter(runner.outputs([prepare()]))), runner.steps.extra_cost)
+            else:
+                on_cpu(begin, begun)
+            result = await job.future
         finally:
+            timer.cancel()
             job.is_dropped = True
             self.num_waiting -= 1
-        if isinstance(outputs, RowError):
-            raise refusal_of(outputs)
+        if isinstance(result, Refused):
+            raise result
+        if isinstance(result, RowError):
+            raise refusal_of(result)
         self.stats.num_requests += 1
-        return outputs
+        return result
 
     async def call(self, function: Callable[[], Any], cost: int) -> Any:
         """The result of `function()`, run on the device thread as an online entry of its own: a streamed generation.
@@ -123,7 +148,7 @@ class Scheduler:
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
         job = Job(asyncio.get_running_loop(), float("inf"))
-        self._device.put("online", [Entry(job, 0, cost, cost, call=function)])
+        self._enter_call(job, function, cost)
         try:
             return await job.future
         finally:
@@ -190,15 +215,5 @@ class Scheduler:
             self.stats.num_refused += 1
             raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=max(1.0, wait_s / 2))
 
-    async def _outputs(self, job: Job, runner: Runner, prepare: Callable[[], Any]) -> Any:
-        if runner.steps.is_random:
-            # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
-            cost = runner.steps.extra_cost
-            one = Entry(job, 0, cost, cost, call=lambda: next(iter(runner.outputs([prepare()]))))
-            self._device.put("online", [one])
-            return await job.future
-        chunks = await self._cpu.run("online", prepare)
-        if isinstance(chunks, RowError) or not chunks:
-            return chunks
-        self._device.put_chunks("online", job, runner, chunks)
-        return await job.future
+    def _enter_call(self, job: Job, function: Callable[[], Any], cost: int) -> None:
+        self._device.put("online", [Entry(job, 0, cost, cost, call=function)])

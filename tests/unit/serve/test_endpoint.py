@@ -134,19 +134,13 @@ def test_a_chat_that_is_too_long_is_not_told_of_parameters_that_chats_lack(endpo
         assert "Shorten the messages" in refused.message and "truncat" not in refused.message
 
 
-def test_tokens_of_many_texts_are_counted_in_turns_with_others(
+def test_the_tokens_of_embedded_texts_are_those_that_the_model_was_given(
     endpoint_of: EndpointOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = endpoint_of("feature-extraction", "bert-features")
     tokenizer = tokenizer_of(endpoint)
     lengths = lengths_of_texts(monkeypatch, tokenizer)
-
-    async def main() -> tuple[int, int]:
-        counted = asyncio.create_task(endpoint.count_tokens(["word " * 100_000] * 3 + ["dog"]))
-        await asyncio.sleep(0)
-        return await endpoint.scheduler.on_cpu(lambda: len(lengths)), await counted
-
-    before, num_tokens = asyncio.run(main())
-    assert before < 4
+    vectors, num_tokens = asyncio.run(endpoint.embed(["word " * 100_000] * 3 + ["dog"], {}))
+    assert len(vectors) == 4
+    assert sorted(lengths) == [3] + [tokenizer.model_max_length * MAX_CHARS_A_TOKEN] * 3
     assert num_tokens == 3 * tokenizer.model_max_length + len(tokenizer("dog")["input_ids"])
-    assert max(lengths) == tokenizer.model_max_length * MAX_CHARS_A_TOKEN

@@ -86,8 +86,7 @@ def make(device: Device) -> Iterator[Callable[..., Scheduler]]:
 
 
 async def ask(scheduler: Scheduler, device: Device, text: str, cost: int = 4) -> Any:
-    outputs = await scheduler.outputs(device, lambda: chunks(text, cost))  # type: ignore[arg-type]
-    return "".join(outputs)
+    return await scheduler.run(device, lambda: chunks(text, cost))  # type: ignore[arg-type]
 
 
 async def started(device: Device) -> None:
@@ -322,10 +321,43 @@ def test_generations_that_are_never_finished_still_say_how_long_they_take(
 
     async def ask() -> None:
         with pytest.raises(Refused) as refused:
-            await scheduler.outputs(device, lambda: chunks("late"))  # type: ignore[arg-type]
+            await scheduler.run(device, lambda: chunks("late"))  # type: ignore[arg-type]
         assert refused.value.status == 504
 
     asyncio.run(ask())
     time.sleep(0.4)
     assert scheduler._device._seconds_per_cost == pytest.approx(0.1, rel=0.5)
     assert scheduler.stats.num_dropped == 0 and scheduler._device.busy_s == 0
+
+
+def test_a_request_is_late_also_while_its_input_is_being_prepared(
+    device: Device, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make(timeout_s=0.1)
+
+    def slow() -> list[dict[str, Any]]:
+        time.sleep(0.3)
+        return chunks("slow")
+
+    async def main() -> Any:
+        with pytest.raises(Refused) as refused:
+            await scheduler.run(device, slow)  # type: ignore[arg-type]
+        assert refused.value.status == 504 and scheduler.num_waiting == 0
+        await asyncio.sleep(0.4)
+        return await ask(scheduler, device, "next")
+
+    assert asyncio.run(main()) == "NEXT"
+    assert device.batches == [["next"]]
+
+
+def test_chunks_that_the_device_cannot_take_fail_their_request_alone(
+    device: Device, make: Callable[..., Scheduler]
+) -> None:
+    async def main() -> Any:
+        scheduler = make()
+        with pytest.raises(Refused) as refused:
+            await scheduler.run(device, lambda: iter(chunks("no list")))  # type: ignore[arg-type]
+        assert refused.value.status == 422
+        return await ask(scheduler, device, "next")
+
+    assert asyncio.run(main()) == "NEXT"
