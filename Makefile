@@ -19,7 +19,7 @@ demo: $(INSTALLED)  ## classify the handwritten digits of scikit-learn, from Par
 
 test: $(INSTALLED)  ## run the whole suite on two processes, each with its Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=25 --ignore tests/unit --ignore tests/e2e/test_submit.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=60 --ignore tests/unit --ignore tests/e2e/test_submit.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_submit.py
 
 test-gpu: $(INSTALLED)  ## run the tests that need CUDA
