@@ -156,7 +156,7 @@ class DeviceThread:
     def _forward(self, lane: Lane, picked: list[Entry]) -> None:
         first = picked[0]
         if first.call is not None:
-            first.job.finish(attempt("forward", first.call))
+            first.job.hand_on(attempt("forward", first.call))
             return
         assert first.runner is not None
         before = first.runner.counters.copy() if first.job.counters is not None else None

@@ -43,7 +43,7 @@ class Job:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.deadline_s = deadline_s
         self.counters = counters
-        self.finish = finish or self.resolve
+        self.finish = finish
         self.outputs: list[Any] = []
         self.num_missing = 0
         self.is_complete = True
@@ -51,7 +51,12 @@ class Job:
 
     def resolve_if_done(self) -> None:
         if self.is_complete and not self.num_missing:
-            self.finish(self.outputs)
+            self.hand_on(self.outputs)
+
+    def hand_on(self, outputs: Any) -> None:
+        """Gives the outputs, or a `RowError`, to whoever goes on with them."""
+        finish = self.finish
+        (finish or self.resolve)(outputs)
 
     def resolve(self, value: Any) -> None:
         """Resolves the future, from any thread."""

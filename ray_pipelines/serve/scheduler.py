@@ -100,7 +100,7 @@ class Scheduler:
         self.num_waiting += 1
         loop, timeout_s, caller = asyncio.get_running_loop(), self._config.timeout_s, current_caller()
 
-        def on_cpu(step: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        def put(step: Callable[[], Any], done: Callable[[Any], None]) -> None:
             self._cpu.put(caller, step, done, lambda: job.is_dropped)
 
         def begin() -> Any:
@@ -112,7 +112,7 @@ class Scheduler:
                 job.resolve(made)
 
         def finish(outputs: Any) -> None:
-            on_cpu(lambda: runner.postprocess(outputs), job.resolve)
+            put(lambda: runner.postprocess(outputs), job.resolve)
 
         job = Job(loop, time.monotonic() + timeout_s, finish=finish)
         timer = loop.call_later(timeout_s, job.resolve, late(timeout_s))
@@ -121,11 +121,12 @@ class Scheduler:
                 # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
                 self._enter_call(job, lambda: next(iter(runner.outputs([prepare()]))), runner.steps.extra_cost)
             else:
-                on_cpu(begin, begun)
+                put(begin, begun)
             result = await job.future
         finally:
             timer.cancel()
             job.is_dropped = True
+            job.finish = None  # It refers to the job: outputs would stay until the garbage is collected.
             self.num_waiting -= 1
         if isinstance(result, Refused):
             raise result

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -361,3 +362,30 @@ def test_chunks_that_the_device_cannot_take_fail_their_request_alone(
         return await ask(scheduler, device, "next")
 
     assert asyncio.run(main()) == "NEXT"
+
+
+def test_outputs_are_freed_with_their_answer(device: Device, make: Callable[..., Scheduler]) -> None:
+    freed = threading.Event()
+
+    class Output(str):
+        def __del__(self) -> None:
+            freed.set()
+
+    def outputs(items: Any) -> Iterator[Any]:
+        for _ in list(items):
+            yield [Output("X")]
+
+    device.outputs = outputs  # type: ignore[method-assign]
+
+    async def main() -> str:
+        scheduler = make()
+        gc.disable()
+        try:
+            answer: str = await ask(scheduler, device, "a")
+            await ask(scheduler, device, "b")
+            assert freed.wait(5)
+        finally:
+            gc.enable()
+        return answer
+
+    assert asyncio.run(main()) == "X"
