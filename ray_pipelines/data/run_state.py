@@ -169,7 +169,7 @@ def open_retry(
         run_id: Name of a new retry.
 
     Raises:
-        ConfigError: There is an unfinished run, which would be lost.
+        ConfigError: There is an unfinished run, or retry of another configuration, which would be lost.
     """
     attempt = manifest["attempt"] + 1
     record = read_record(output)
@@ -178,13 +178,16 @@ def open_retry(
             f"write.path: {output.path} holds an unfinished run that is to replace the one with these dead letters. "
             f"End it with the same job (write.mode: overwrite), or remove {output.path}/{RUN} to give it up."
         )
-    if (
-        record is not None
-        and record.kind == "retry"
-        and record.base_run_id == manifest["run_id"]
-        and not differences(record.configuration, configuration)
-    ):
-        return Run(output, record, inventory, Ledger.read(output.folder, record.prefix), rows, manifest)
+    if record is not None and record.base_run_id == manifest["run_id"]:
+        different = differences(record.configuration, configuration)
+        ledger = Ledger.read(output.folder, record.prefix)
+        if not different:
+            return Run(output, record, inventory, ledger, rows, manifest)
+        if ledger.num_rows:
+            raise ConfigError(
+                f"write.path: {output.path} holds an unfinished retry of another configuration: "
+                f"{'; '.join(different)}. End it with the same settings, or remove {output.path}/{RUN} to give it up."
+            )
     prefix = digest_of(configuration, versions(), inventory.digest(), attempt)
     started = RunRecord(
         run_id=run_id,

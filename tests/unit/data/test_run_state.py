@@ -20,7 +20,7 @@ from ray_pipelines.data.folder import Folder
 from ray_pipelines.data.inventory import Inventory
 from ray_pipelines.data.output import MANIFEST, RUN, Output, read_manifest, schema_to_text
 from ray_pipelines.data.read import describe_input
-from ray_pipelines.data.resume import Ledger
+from ray_pipelines.data.resume import Commit, Ledger
 from ray_pipelines.data.run_state import (
     Run,
     RunRecord,
@@ -214,3 +214,21 @@ def test_retry_whose_results_would_differ_names_the_column() -> None:
     with pytest.raises(ConfigError, match=r'prediction was "list<.*float>", is "list<.*string>"\. Drop') as raised:
         check_schemas(run, now)
     assert "id was" not in str(raised.value)
+
+
+def test_what_a_retry_has_written_is_not_dropped_for_one_of_other_settings(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": ["a"]}), tmp_path / "in.parquet")
+    run = opened(tmp_path, "resume", "first")
+    run.output.folder.remove([RUN])
+    manifest = manifest_of("first", run.record.sources_file)
+
+    def retry(seed: int) -> Run:
+        return open_retry(manifest, BitMap64([0]), run.inventory, {"seed": seed}, run.output, f"retry {seed}")
+
+    assert retry(0).record.run_id == "retry 0"
+    # Nothing is written yet.
+    assert retry(1).record.run_id == "retry 1"
+    Commit(BitMap64([0]), 0).write(run.output.folder)
+    with pytest.raises(ConfigError, match=rf"unfinished retry .*: seed .* same settings, or remove .*/out/{RUN} to"):
+        retry(2)
+    assert retry(1).ledger.num_rows == 1
