@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin
@@ -18,6 +19,7 @@ __all__ = [
     "is_typo",
     "model_of",
     "model_of_json",
+    "variable_hint",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,6 +34,21 @@ TYPES = {
     "tuple": "a list",
 }
 """What a value should have been, by the first word of pydantic's name for the error."""
+_VARIABLE = re.compile(r"\$\{\w+\}|(?<![^/])\$[A-Za-z_]\w*")
+"""A variable of a shell in a path, where it is hardly a part of a name."""
+
+
+def variable_hint(path: str) -> str:
+    """What is wrong with a path in which a variable stands as for a shell; nothing with another.
+
+    >>> variable_hint("$HOME/out")
+    ' No variable is replaced here, such as $HOME: write its value, or use --set, where your shell does it.'
+    >>> variable_hint("s3://bucket/a$b/")
+    ''
+    """
+    found = _VARIABLE.search(path)
+    hint = "write its value, or use --set, where your shell does it."
+    return f" No variable is replaced here, such as {found[0]}: {hint}" if found else ""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

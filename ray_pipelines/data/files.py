@@ -26,7 +26,7 @@ from ray_pipelines.storage import (
     probe,
     storage_errors,
 )
-from ray_pipelines.validation import did_you_mean
+from ray_pipelines.validation import did_you_mean, variable_hint
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def find_files(read: ReadConfig, filesystem: FilesystemConfig) -> tuple[ReadForm
         problem = _address_problem(path, filesystem)
         files = [] if problem else _files_under(path, filesystem)
         if not problem and not files:
-            problem = f"read.path: {path} does not exist, or has no files.{_nearest(path)}"
+            problem = f"read.path: {path} {_absence(path)}"
         problems += [problem] if problem else []
         found += files
     if problems:
@@ -241,13 +241,26 @@ def _is_file(name: str, info: Mapping[str, Any], filesystem: Any) -> bool:
         return bool(info["type"] == "file")
     if filesystem.isdir(name):
         logger.warning("read.path: %s is a link to a folder and is not followed; name the folder itself.", name)
+    elif not filesystem.exists(name):
+        logger.warning("read.path: %s is a link to a file that is not there, and is left out.", name)
     return bool(filesystem.isfile(name))
 
 
-def _nearest(path: str) -> str:
+def _absence(path: str) -> str:
+    """Why there are no files, as far as can be seen from here, and what may be meant instead."""
+    absent = "does not exist, or has no files."
     if is_remote(path):
-        return ""
+        return absent
     filesystem, root = filesystem_of(path, FilesystemConfig())
+    if Path(root).is_symlink() and not filesystem.exists(root):
+        return f"is a link to {Path(root).readlink()}, which does not exist."
+    if filesystem.isdir(root):
+        hidden = " but hidden ones, which are left out (names that begin with . or _)" if filesystem.find(root) else ""
+        return f"has no files{hidden}."
+    return f"{absent}{_nearest(filesystem, root)}{variable_hint(path)}"
+
+
+def _nearest(filesystem: Any, root: str) -> str:
     parent = posixpath.dirname(root.rstrip("/"))
     if not filesystem.isdir(parent):
         return ""

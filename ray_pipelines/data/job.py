@@ -26,6 +26,7 @@ from ray_pipelines.data.run_state import RunRecord, finish_cleaning, new_run_id,
 from ray_pipelines.engine.hub import COMPONENTS, looks_like_path
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.report.metrics import Progress, RunReport
+from ray_pipelines.validation import variable_hint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +68,8 @@ def check_job(job: Job) -> Input:
     except ConfigError as error:
         problems += error.problems
     output = Output.of(job)
+    if hint := variable_hint(job.write.path):
+        problems.append(f"write.path: expected a folder; got {job.write.path}.{hint}")
     problems += output.problems(job.write.mode) or filter(None, [output.folder.problem(), _place_problem(job, output)])
     if problems or source is None:
         raise ConfigError(problems)

@@ -36,7 +36,7 @@ from ray_pipelines.data.formats.schema import ALL_COLUMNS
 from ray_pipelines.data.inventory import PlannedUnit
 from ray_pipelines.data.resume import Remaining
 from ray_pipelines.data.sinks import column_problems, partition_problems, partitionable
-from ray_pipelines.data.workers import ITEM_COLUMN, READ_ERROR_COLUMN, TENSORS_COLUMN
+from ray_pipelines.data.workers import ERROR_COLUMN, ITEM_COLUMN, READ_ERROR_COLUMN, TENSORS_COLUMN
 from ray_pipelines.engine.counters import Counters
 from ray_pipelines.errors import ConfigError
 from ray_pipelines.storage import FilesystemConfig
@@ -115,6 +115,8 @@ def describe_input(job: Job) -> Input:
         if f.modality in ("text", "chat")
     ]
     schema = partitionable(sample_schema(files, read_format, texts, filesystem), job.write.partition_by)
+    if not schema.names:
+        raise ConfigError(f"read.path: no file that was looked at has a column, such as {files[0].path}. Is it empty?")
     inputs: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for name, (part, task) in parts.items():
@@ -128,25 +130,27 @@ def describe_input(job: Job) -> Input:
             for name in columns or ()
             if name not in schema.names
         ]
-    for added in (*parts, "error"):
-        if added in schema.names:
-            where = f"tasks.{added}" if added in job.tasks else "output_column"
-            problems.append(
-                f'{where}: the dataset already has a column "{added}". Rename it, leave it out with '
-                f"write.columns, or choose another name for the results."
-            )
     keeps_all = job.write.columns is None and job.read.columns is None
     kept = job.write.columns if job.write.columns is not None else job.read.columns or tuple(schema.names)
     problems += partition_problems(job.write.partition_by, schema, kept)
-    wanted = {column for own in inputs.values() for column in split_inputs(own)[0].values()} | {*kept}
+    read_by_tasks = {column for own in inputs.values() for column in split_inputs(own)[0].values()}
+    wanted = read_by_tasks | {*kept}
     wanted |= _column_that_counts(wanted, schema, files)
     hidden = {task.preparation.column for _, task in parts.values() if task.preparation is not None}
-    problems += [
-        f'read.path: the dataset has a column "{name}", a name that this package uses itself. Rename it, or leave it '
-        "out with write.columns."
-        for name in schema.names
-        if name in wanted & ({*INTERNAL_COLUMNS} | hidden)
-    ]
+    for name in schema.names:
+        can_be_left_out = name not in read_by_tasks
+        if name in wanted & parts.keys():
+            where = f"tasks.{name}" if name in job.tasks else "output_column"
+            problems.append(
+                f'{where}: the dataset already has a column "{name}". Rename it'
+                f"{', leave it out with write.columns' if can_be_left_out else ''}, or choose another name for the "
+                "results."
+            )
+        elif name in wanted & ({ERROR_COLUMN, *INTERNAL_COLUMNS} | hidden):
+            problems.append(
+                f'read.path: the dataset has a column "{name}", a name that this package uses itself. Rename it'
+                f"{', or leave it out with write.columns' if can_be_left_out else ''}."
+            )
     problems += column_problems(job.write, pa.schema([column for column in schema if column.name in kept]))
     if problems:
         raise ConfigError(problems)

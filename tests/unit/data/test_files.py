@@ -38,3 +38,28 @@ def test_files_that_only_look_alike_are_all_read(tmp_path: Path) -> None:
 def test_no_path_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"read\.path: expected at least one file, folder or glob"):
         find_files(ReadConfig(path=()), FilesystemConfig())
+
+
+def test_why_there_are_no_files_is_said(tmp_path: Path) -> None:
+    for name in ("empty", "hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hidden/_a.txt").write_text("a row")
+    (tmp_path / "link.txt").symlink_to("gone.txt")
+    reasons = {
+        "empty": r"has no files\.$",
+        "hidden": r"has no files but hidden ones",
+        "link.txt": r"is a link to gone\.txt, which does not exist\.$",
+        "emty": r'does not exist, or has no files\. Did you mean "empty"\?$',
+        "${DAY}/in": r"does not exist, or has no files\. No variable is replaced here, such as \$\{DAY\}:",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(ConfigError, match=reason):
+            find_files(ReadConfig(path=str(tmp_path / name)), FilesystemConfig())
+
+
+def test_a_link_to_nothing_in_a_folder_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text("a row")
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    _, files = find_files(ReadConfig(path=str(tmp_path)), FilesystemConfig())
+    assert [Path(file.path).name for file in files] == ["a.txt"]
+    assert "b.txt is a link to a file that is not there" in caplog.text

@@ -48,3 +48,18 @@ def test_a_run_that_ended_while_ray_was_starting_is_not_replaced(
     with pytest.raises(rp.ConfigError, match=r"out holds the output of a finished run"):
         rp.run_job(job)
     assert output.folder.sizes().keys() == {MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("path", "variable"), [("$OUT/x", "$OUT"), ("{}/${{DAY}}", "${DAY}"), ("{}/a$b", ""), ("{}/100$", "")]
+)
+def test_a_folder_with_a_variable_of_a_shell_is_refused(path: str, variable: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "in.parquet")
+    read, write = {"path": str(tmp_path / "in.parquet")}, {"path": path.format(tmp_path)}
+    job = validate_job({"task": "text-classification", "read": read, "write": write})
+    if not variable:
+        check_job(job)
+        return
+    with pytest.raises(rp.ConfigError) as refused:
+        check_job(job)
+    assert f"No variable is replaced here, such as {variable}: write its value, or use --set" in str(refused.value)

@@ -85,3 +85,23 @@ def test_a_folder_whose_value_does_not_fit_is_refused_only_where_its_column_is_w
         described(tmp_path)
     read_settings = {"path": str(tmp_path / "in"), "columns": ["text"]}
     assert described(tmp_path, read=read_settings).schema.names == ["text"]
+
+
+@pytest.mark.parametrize(("name", "where"), [("prediction", "output_column"), ("error", "read.path")])
+def test_a_column_in_the_place_of_a_result_may_be_left_out_unless_it_is_read(
+    name: str, where: str, tmp_path: Path
+) -> None:
+    write(tmp_path, **{name: ["b"]})
+    with pytest.raises(rp.ConfigError, match=rf'{where}: .* column "{name}".* Rename it, .*leave it out with write\.columns'):
+        described(tmp_path)
+    left_out = {"write": {"path": "out", "columns": ["text"]}}
+    assert described(tmp_path, **left_out).schema.names == ["text"]
+    with pytest.raises(rp.ConfigError, match=rf'{where}: .* column "{name}".* Rename it(\.|, or choose)'):
+        described(tmp_path, inputs={"text": name}, **left_out)
+
+
+def test_files_without_a_column_are_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").touch()
+    with pytest.raises(rp.ConfigError, match=r"read\.path: no file .* has a column, such as .*a\.jsonl\. Is it"):
+        described(tmp_path)
