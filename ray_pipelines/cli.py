@@ -389,7 +389,7 @@ def _read(job_file: Path, settings: list[str]) -> Job:
 
 
 def _show(result: JobResult, job: Job) -> None:
-    from ray_pipelines.report.terminal import prediction_table, summary_table
+    from ray_pipelines.report.terminal import prediction_table, rows_to_print, summary_table
 
     try:
         first = result.first_results(5)
@@ -398,7 +398,7 @@ def _show(result: JobResult, job: Job) -> None:
         err.print(escape(str(error)), soft_wrap=True, highlight=False)
         first = None
     if first is not None:
-        out.print(prediction_table(first.to_pylist()))
+        out.print(prediction_table(rows_to_print(first)))
     out.print(summary_table(result.report, job.write.path))
 
 

@@ -45,7 +45,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Stage = Literal["read", "decode", "preprocess", "forward", "postprocess"]
+Stage = Literal["read", "decode", "preprocess", "forward", "postprocess", "write"]
 T = TypeVar("T")
 
 MAX_MESSAGE_CHARS = 500
@@ -138,7 +138,8 @@ class RowError(RayPipelinesError):
     """One row failed: what a dead letter says.
 
     Attributes:
-        stage: Where it failed: `read`, `decode`, `preprocess`, `forward` or `postprocess`.
+        stage: Where it failed: `read`, `decode`, `preprocess`, `forward`, `postprocess` or
+            `write`.
         type: Name of the error's class, e.g. `MediaError`.
         message: The reason, one line of at most 500 characters.
     """

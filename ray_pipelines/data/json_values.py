@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_pipelines.arrow import is_list
+from ray_pipelines.errors import JobError
 
 __all__ = ["array_of_json", "held_type", "json_rows", "json_value"]
 
@@ -26,21 +27,39 @@ HELD_AS_THEY_ARE = (
     pa.types.is_null,
 )
 """Types that pyarrow's reader of JSON makes itself."""
+TIME_NS = pa.time64("ns")
 NO_TIME = datetime.timedelta(0)
 
 
 def json_rows(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a table for `json_value`: values of extension types as what they are stored in, UUIDs as such.
 
+    Times of day in nanoseconds are texts, as Python's have microseconds.
+
     >>> json_rows(pa.table({"box": pa.array([[1, 2]], pa.fixed_shape_tensor(pa.int8(), [2]))}))
     [{'box': [1, 2]}]
+
+    Raises:
+        JobError: A column has a value that Python has not, such as a date after the year 9999.
     """
     for index, field in enumerate(table.schema):
-        stored = _stored(field.type, kept=pa.uuid())
+        stored = _stored(field.type, for_json=True)
         if stored != field.type:
             table = table.set_column(index, field.name, table[index].cast(stored))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    columns = [_python_values(table[index], field) for index, field in enumerate(table.schema)]
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise JobError(
+            f'write.format: column "{field.name}" ({field.type}) has a value that JSON lines cannot hold ({error}). '
+            "Leave it out with write.columns, or set write.format: parquet; in another folder, or with write.mode: "
+            "overwrite."
+        ) from None
+    return values
 
 
 def json_value(value: Any) -> Any:
@@ -113,6 +132,8 @@ def value_of_json(value: Any, kind: pa.DataType) -> Any:
 def _scalar(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_date(kind):
         return datetime.date.fromisoformat(value)
+    if kind == TIME_NS:
+        return pa.scalar(f"1970-01-01 {value}").cast(pa.timestamp("ns")).value
     if pa.types.is_time(kind):
         return datetime.time.fromisoformat(value)
     if pa.types.is_decimal(kind):
@@ -125,16 +146,18 @@ def _scalar(value: Any, kind: pa.DataType) -> Any:
     return base64.b64decode(value) if is_bytes else value
 
 
-def _stored(kind: pa.DataType, kept: pa.DataType | None = None) -> pa.DataType:
-    """The type with each extension type in it, but that which is `kept`, replaced by what it is stored in."""
+def _stored(kind: pa.DataType, for_json: bool = False) -> pa.DataType:
+    """The type with each extension type in it replaced by what it is stored in; for JSON, as `json_rows` says."""
     if isinstance(kind, pa.BaseExtensionType):
-        return kind if kind == kept else _stored(kind.storage_type, kept)
+        return kind if for_json and kind == pa.uuid() else _stored(kind.storage_type, for_json)
+    if for_json and kind == TIME_NS:
+        return pa.string()
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_stored(field.type, kept)) for field in kind])
+        return pa.struct([field.with_type(_stored(field.type, for_json)) for field in kind])
     if pa.types.is_map(kind):
-        return pa.map_(_stored(kind.key_type, kept), kind.item_field.with_type(_stored(kind.item_type, kept)))
+        return pa.map_(_stored(kind.key_type, for_json), kind.item_field.with_type(_stored(kind.item_type, for_json)))
     if is_list(kind):
-        item = kind.value_field.with_type(_stored(kind.value_type, kept))
+        item = kind.value_field.with_type(_stored(kind.value_type, for_json))
         if pa.types.is_fixed_size_list(kind):
             return pa.list_(item, kind.list_size)
         return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)

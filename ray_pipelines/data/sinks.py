@@ -25,9 +25,18 @@ from ray_pipelines.arrow import empty_table
 from ray_pipelines.config import WriteConfig
 from ray_pipelines.data.files import NULL_PARTITION, extension
 from ray_pipelines.data.json_values import json_rows, json_value
+from ray_pipelines.errors import InvalidInput, RowError
 from ray_pipelines.storage import FilesystemConfig, is_outage, no_answer, read_range, storage_errors
 
-__all__ = ["EncodedFile", "Sink", "column_problems", "partition_problems", "partitionable", "tar_rows"]
+__all__ = [
+    "EncodedFile",
+    "Sink",
+    "column_problems",
+    "misplaced_rows",
+    "partition_problems",
+    "partitionable",
+    "tar_rows",
+]
 
 MEDIA_THREADS = 16
 MAX_MEDIUM_BYTES = 1 << 30
@@ -55,6 +64,8 @@ PARTITION_TYPES = (
 """Types of which pyarrow reads values out of the names of folders."""
 PARTITION_NAME = re.compile(r"[^/=%]+")
 """A name that pyarrow finds again in that of a folder."""
+MAX_NAME_BYTES = 255
+"""Of a folder, on most filesystems."""
 
 
 @dataclass(frozen=True)
@@ -199,15 +210,37 @@ def _partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[str, 
     for value in pc.unique(values).to_pylist():
         equal = pc.equal(values, pa.scalar(value, values.type))
         chosen = pc.is_null(values) if value is None else pc.fill_null(equal, False)
-        folder = f"{column}={NULL_PARTITION if value is None else _partition_text(value)}/"
+        folder = _folder_name(column, value)
         for deeper, part in _partitions(table.filter(chosen).drop_columns([column]), others):
-            yield folder + deeper, part
+            yield f"{folder}/{deeper}", part
+
+
+def _folder_name(column: str, value: Any) -> str:
+    return f"{column}={NULL_PARTITION if value is None else _partition_text(value)}"
 
 
 def _partition_text(value: Any) -> str:
     text = value.isoformat() if hasattr(value, "isoformat") else str(value)
     # The file of this text would be in the place of that of nulls.
     return quote(text, safe=" ") if text != NULL_PARTITION else f"%5F{text[1:]}"
+
+
+def misplaced_rows(table: pa.Table, columns: Sequence[str]) -> list[RowError | None]:
+    """Why rows cannot stand in the folders of their values, one error per row: a name is too long."""
+    errors: list[RowError | None] = [None] * table.num_rows
+    for column in columns:
+        values = table[column]
+        long = {
+            value: num_bytes
+            for value in pc.unique(values).to_pylist()
+            if (num_bytes := len(_folder_name(column, value).encode())) > MAX_NAME_BYTES
+        }
+        for index, value in enumerate(values.to_pylist() if long else ()):
+            if value in long:
+                reason = f'column "{column}" has a value whose folder would have a name of {long[value]:,} bytes; '
+                wrong = InvalidInput(f"write.partition_by: {reason}expected at most {MAX_NAME_BYTES}.")
+                errors[index] = RowError.from_exception("write", wrong)
+    return errors
 
 
 def partition_problems(columns: Sequence[str], schema: pa.Schema, kept: Sequence[str]) -> list[str]:
@@ -260,6 +293,6 @@ def _has_a_name_twice(kind: pa.DataType) -> bool:
 def _is_writable(field: pa.Field) -> bool:
     try:
         pq.write_table(empty_table(pa.schema([field])), pa.BufferOutputStream())
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):
         return False
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyroaring import BitMap64
 
-from ray_pipelines.arrow import ERROR_TYPE
+from ray_pipelines.arrow import ERROR_TYPE, errors_to_arrow, set_column
 from ray_pipelines.data.counting import counters_of
 from ray_pipelines.data.formats import ROW_COLUMN, SOURCE_COLUMN
 from ray_pipelines.data.inventory import source_of
@@ -26,7 +26,7 @@ from ray_pipelines.data.prometheus import publish
 from ray_pipelines.data.read import ID_COLUMN, UNIT_ROWS_COLUMN
 from ray_pipelines.data.resume import Commit, OutputFile, block_name
 from ray_pipelines.data.sampling import SAMPLES_TYPE, RowSampler
-from ray_pipelines.data.sinks import Sink
+from ray_pipelines.data.sinks import Sink, misplaced_rows
 from ray_pipelines.data.workers import ERROR_COLUMN
 from ray_pipelines.errors import JobError
 
@@ -100,7 +100,7 @@ def write_block(table: pa.Table, writer: BlockWriter) -> pa.Table:
     if table.num_rows == 0:
         return BLOCK_STATS.empty_table()
     counters = counters_of(table)
-    table = _in_order(table)
+    table = _with_misplaced(_in_order(table), writer.sink.config.partition_by)
     rows = BitMap64(table[ID_COLUMN].to_pylist())
     if len(rows) != table.num_rows:
         raise JobError(f"write: expected every row once; got {table.num_rows - len(rows)} row(s) twice in one block.")
@@ -138,6 +138,15 @@ def _in_order(table: pa.Table) -> pa.Table:
     """The table in the order of the input, whatever way its rows came."""
     ids = table[ID_COLUMN].to_numpy()
     return table if np.all(ids[1:] >= ids[:-1]) else table.take(np.argsort(ids, kind="stable"))
+
+
+def _with_misplaced(table: pa.Table, partition_by: Sequence[str]) -> pa.Table:
+    """The table with errors of rows that no folder can hold, beside those of rows that have failed before."""
+    misplaced = misplaced_rows(table, partition_by)
+    if not any(misplaced):
+        return table
+    errors = pc.coalesce(table[ERROR_COLUMN].cast(ERROR_TYPE), errors_to_arrow(misplaced))
+    return set_column(table, ERROR_COLUMN, errors)
 
 
 def _ends(table: pa.Table) -> dict[int, tuple[int, int]]:

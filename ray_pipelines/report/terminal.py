@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -29,7 +30,14 @@ from ray_pipelines.report.html import duration
 from ray_pipelines.report.metrics import Progress, RunReport
 from ray_pipelines.report.values import one_line
 
-__all__ = ["DEAD_LETTERS_LINE", "filtered_stderr", "live_progress", "prediction_table", "summary_table"]
+__all__ = [
+    "DEAD_LETTERS_LINE",
+    "filtered_stderr",
+    "live_progress",
+    "prediction_table",
+    "rows_to_print",
+    "summary_table",
+]
 
 QUIET_INTERVAL_S = 10.0
 NOISE = re.compile(
@@ -200,6 +208,21 @@ def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
     rows.append(("device", f"busy {figures.device_busy:.0%} of the time, {figures.device}, {figures.dtype}"))
     rows.append(("next", figures.advice))
     return rows
+
+
+def rows_to_print(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as Python values; as texts those that Python has not, such as dates after the year 9999."""
+    columns = [_python_values(table[index]) for index in range(table.num_columns)]
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        is_text = pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type)
+        values = column.cast(pa.string()).to_pylist() if is_text else ["…"] * len(column)
+    return values
 
 
 def prediction_table(rows: list[dict[str, Any]], title: str = "the first predictions") -> Table:

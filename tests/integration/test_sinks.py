@@ -29,6 +29,7 @@ def test_many_small_files_become_a_few_outputs_in_folders(model: Model, tmp_path
     for n in range(300):
         row = {"n": n, "lang": "de" if n % 3 else "en", "text": f"row {n}"}
         (tmp_path / f"in/{n:03}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "in/300.jsonl").write_text(json.dumps({**row, "lang": "x" * 300}) + "\n")
     job = validate_job(
         {
             "task": "text-classification",
@@ -38,7 +39,8 @@ def test_many_small_files_become_a_few_outputs_in_folders(model: Model, tmp_path
             "workers": {"num_cpus": 1},
         }
     )
-    assert rp.run_job(job).report.num_results == 300
+    report = rp.run_job(job).report
+    assert (report.num_results, report.reasons) == (300, {"write: InvalidInput": 1})
     files = sorted(str(path.parent.relative_to(tmp_path)) for path in (tmp_path / "out/results").rglob("*.parquet"))
     assert set(files) == {"out/results/lang=de", "out/results/lang=en"}
     assert len(files) <= 4

@@ -179,6 +179,8 @@ def test_old_zones_nanoseconds_and_tensors_come_back_from_json_lines(tmp_path: P
             "deep": pa.StructArray.from_arrays([tensors, took], ["tensor", "took"]),
             "map": pa.array([[("k", 3)], None], pa.map_(pa.string(), pa.duration("ns"))),
             "fixed": pa.array([[1, 2], None], pa.list_(pa.duration("ns"), 2)),
+            "hour": pa.array([86_399_999_999_999, None], pa.time64("ns")),
+            "hours": pa.array([[{"at": 7}], None], pa.list_(pa.struct([("at", pa.time64("ns"))]))),
             "ats": pa.array([[1, None], None], pa.list_(pa.timestamp("ns", "UTC"))),
         }
     )

@@ -18,7 +18,15 @@ import ray_pipelines as rp
 from ray_pipelines.arrow import IMAGE_TYPE
 from ray_pipelines.config import FilesystemConfig, WriteConfig
 from ray_pipelines.data.files import partition_values
-from ray_pipelines.data.sinks import EncodedFile, Sink, column_problems, partition_problems, partitionable, tar_rows
+from ray_pipelines.data.sinks import (
+    EncodedFile,
+    Sink,
+    column_problems,
+    misplaced_rows,
+    partition_problems,
+    partitionable,
+    tar_rows,
+)
 from ray_pipelines.job_file import validate_job
 from tests.unit.data.test_formats import read
 from tests.unit.data.test_output import finished_run
@@ -117,7 +125,10 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], message: 
 
 def test_columns_that_parquet_cannot_hold_are_refused_before_a_run() -> None:
     schema = pa.schema([("n", pa.int64()), ("meta", pa.struct([])), ("deep", pa.list_(pa.struct([])))])
-    assert ['column "meta"' in one for one in column_problems(WriteConfig(path="x"), schema)] == [True, False]
+    schema = schema.append(pa.field("negative", pa.decimal128(10, -3)))
+    names = ['"meta"', '"deep"', '"negative"']
+    found = column_problems(WriteConfig(path="x"), schema)
+    assert [name in problem for name, problem in zip(names, found, strict=True)] == [True] * 3
     assert column_problems(WriteConfig(path="x", format="jsonl"), schema) == []
 
 
@@ -191,3 +202,16 @@ def test_partition_columns_come_back_as_they_were(kind: str, tmp_path: Path) -> 
 )
 def test_partition_columns_that_cannot_be_read_back_are_refused(kind: pa.DataType) -> None:
     assert "is " + str(kind) in partition_problems(["key"], pa.schema([("key", kind)]), ["key"])[0]
+
+
+def test_rows_whose_folder_would_have_too_long_a_name_are_errors() -> None:
+    table = pa.table({"key": ["a", "é" * 100, None, "a" * 251, "é" * 100], "day": [1, 2, 3, 4, 5]})
+    errors = misplaced_rows(table, ["day", "key"])
+    assert [error is None for error in errors] == [True, False, True, True, False]
+    assert 'column "key" has a value whose folder would have a name of 604 bytes' in str(errors[1])
+
+
+def test_a_date_that_python_has_not_is_named_where_it_becomes_json() -> None:
+    table = pa.table({"day": pa.array([2_932_897], pa.int32()).cast(pa.date32())})
+    with pytest.raises(rp.JobError, match=r'column "day" \(date32\[day\]\) .* set write\.format: parquet'):
+        files_of(table, format="jsonl")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from ray_pipelines import tasks
-from ray_pipelines.report.terminal import prediction_table
+from ray_pipelines.report.terminal import prediction_table, rows_to_print
 from ray_pipelines.report.values import dimensions, generated_texts, one_line, scored
 from tests.unit.report.test_html import value_of
 
@@ -68,3 +69,12 @@ def test_what_has_no_labels_or_texts_has_none() -> None:
         assert scored(value) is None
         assert generated_texts(value) is None
     assert dimensions([]) == "0"
+
+
+def test_dates_that_python_has_not_are_shown_as_texts() -> None:
+    days = pa.array([2_932_897, None], pa.int32()).cast(pa.date32())
+    deep = pa.StructArray.from_arrays([days], ["day"])
+    assert rows_to_print(pa.table({"day": days, "deep": deep, "n": [1, 2]})) == [
+        {"day": "10000-01-01", "deep": "…", "n": 1},
+        {"day": None, "deep": "…", "n": 2},
+    ]
