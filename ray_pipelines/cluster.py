@@ -25,14 +25,21 @@ def connect(**options: Any) -> None:
         **options: Of `ray.init`.
 
     Raises:
-        ConfigError: `RAY_ADDRESS` names a cluster that does not answer; Ray itself would try for many minutes.
+        ConfigError: `RAY_ADDRESS` names a cluster that does not answer, or not to this process; Ray itself would try
+            for many minutes.
     """
     import ray
 
     if ray.is_initialized():
         return
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(living_cluster(), logging_level=logging.ERROR, **options)
+    try:
+        ray.init(living_cluster(), logging_level=logging.ERROR, **options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS: {str(error).rstrip('.')}, though something listens there. Look whether it is a Ray "
+            f"cluster of version {ray.__version__}, and whether it wants a token (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
+        ) from None
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
 

@@ -10,7 +10,7 @@ import pytest
 from ray._common.utils import get_ray_address_file
 
 import ray_pipelines as rp
-from ray_pipelines.cluster import living_cluster
+from ray_pipelines.cluster import connect, living_cluster
 
 
 @pytest.fixture
@@ -55,3 +55,14 @@ def test_a_noted_cluster_that_has_ended_is_passed_over(
     assert living_cluster() is None
     note.write_text(f"127.0.0.1:{closed_port}")
     assert living_cluster() == "local"
+
+
+def test_a_cluster_that_does_not_let_this_process_in_is_named(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at head:6379.")
+
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(rp.ConfigError, match=r"^RAY_ADDRESS: Failed to connect .* at head:6379, though .* a token"):
+        connect()
