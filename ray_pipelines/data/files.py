@@ -198,7 +198,8 @@ def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
         elif named:
             details = {root: filesystem.info(root)}
         else:
-            details = filesystem.find(root, detail=True)
+            noting = {} if is_remote(path) else {"on_error": _note_closed}
+            details = filesystem.find(root, detail=True, **noting)
             if is_remote(path) and not details:
                 filesystem.ls(root)
     except FileNotFoundError as error:
@@ -219,6 +220,12 @@ def _files_under(path: str, config: FilesystemConfig) -> list[_Found]:
             files.append(_Found(SourceFile(uri, size, partition_values(name), _version(info)), named))
     beside_arrow = any(extension(each.file.path) == ".arrow" for each in files)
     return [each for each in files if not (beside_arrow and posixpath.basename(each.file.path) in SAVED_DATASET_FILES)]
+
+
+def _note_closed(error: OSError) -> None:
+    """Says which folder of a local one is left out, as this process may not list it."""
+    if isinstance(error, PermissionError):
+        logger.warning("read.path: %s is left out: %s.", error.filename, error.strerror)
 
 
 def is_hidden(path: str) -> bool:
@@ -252,12 +259,16 @@ def _absence(path: str) -> str:
     if is_remote(path):
         return absent
     filesystem, root = filesystem_of(path, FilesystemConfig())
-    if Path(root).is_symlink() and not filesystem.exists(root):
-        return f"is a link to {Path(root).readlink()}, which does not exist."
-    if filesystem.isdir(root):
-        hidden = " but hidden ones, which are left out (names that begin with . or _)" if filesystem.find(root) else ""
-        return f"has no files{hidden}."
-    return f"{absent}{_nearest(filesystem, root)}{variable_hint(path)}"
+    try:
+        if Path(root).is_symlink() and not filesystem.exists(root):
+            return f"is a link to {Path(root).readlink()}, which does not exist."
+        if not filesystem.isdir(root):
+            return f"{absent}{_nearest(filesystem, root)}{variable_hint(path)}"
+        filesystem.ls(root)
+    except PermissionError as error:
+        return f"cannot be looked at: {error.strerror}."
+    hidden = " but hidden ones, which are left out (names that begin with . or _)" if filesystem.find(root) else ""
+    return f"has no files{hidden}."
 
 
 def _nearest(filesystem: Any, root: str) -> str:

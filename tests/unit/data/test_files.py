@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from ray_pipelines.config import ReadConfig
 from ray_pipelines.data.files import find_files
@@ -63,3 +65,24 @@ def test_a_link_to_nothing_in_a_folder_is_named(tmp_path: Path, caplog: pytest.L
     _, files = find_files(ReadConfig(path=str(tmp_path)), FilesystemConfig())
     assert [Path(file.path).name for file in files] == ["a.txt"]
     assert "b.txt is a link to a file that is not there" in caplog.text
+
+
+def test_folders_that_may_not_be_listed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("in/open", "in/closed"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").write_text("a row")
+    listed = LocalFileSystem.ls
+
+    def ls(self: LocalFileSystem, path: str, *arguments: Any, **options: Any) -> Any:
+        if path.rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(self, path, *arguments, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    for name in ("in/closed", "in/closed/b.txt"):
+        with pytest.raises(ConfigError, match=r"closed(/b\.txt)? cannot be looked at: Permission denied\.$"):
+            find_files(ReadConfig(path=str(tmp_path / name)), FilesystemConfig())
+    assert len(find_files(ReadConfig(path=str(tmp_path / "in")), FilesystemConfig())[1]) == 1
+    assert "in/closed is left out: Permission denied." in caplog.text
