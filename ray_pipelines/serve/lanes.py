@@ -50,13 +50,13 @@ class Job:
         self.is_dropped = False
 
     def resolve_if_done(self) -> None:
-        if self.is_complete and not self.num_missing:
+        """Hands the outputs on once all are there; those of a job that is dropped, as where one failed, never."""
+        if self.is_complete and not self.num_missing and not self.is_dropped:
             self.hand_on(self.outputs)
 
     def hand_on(self, outputs: Any) -> None:
         """Gives the outputs, or a `RowError`, to whoever goes on with them."""
-        finish = self.finish
-        (finish or self.resolve)(outputs)
+        (self.finish or self.resolve)(outputs)
 
     def resolve(self, value: Any) -> None:
         """Resolves the future, from any thread."""
@@ -130,6 +130,8 @@ class Lanes:
         waiting = self._lanes[lane]
         if not waiting:
             return lane, []
+        if lane == "batch":
+            self._last_slice_s = now_s
         oldest = waiting[0]
         if oldest.runner is None:
             return lane, self._remove(lane, [oldest])
@@ -138,8 +140,6 @@ class Lanes:
             for entry in itertools.islice(waiting, CHUNKS_LOOKED_AT)
             if entry.runner is oldest.runner and _is_near(entry.cost, oldest.cost) and not entry.job.is_dropped
         ]
-        if lane == "batch":
-            self._last_slice_s = now_s
         # Those of about the same cost: what does not fit has its turn when it is the oldest.
         fitting.sort(key=lambda entry: abs(entry.cost - oldest.cost))
         return lane, self._remove(lane, fitting[: max_entries(lane, oldest)])

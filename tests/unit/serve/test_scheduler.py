@@ -194,6 +194,34 @@ def test_batch_rows_are_never_starved(device: Device, make: Any, monkeypatch: py
     asyncio.run(main())
 
 
+def test_requests_go_before_rows_that_draw_random_numbers(device: Device, make: Any) -> None:
+    device.steps.is_random = True
+    device.hold()
+
+    async def main() -> Any:
+        scheduler = make()
+        block = asyncio.create_task(run_block(scheduler, device, items([f"r{i}" for i in range(8)])))
+        await started(device)
+        request = asyncio.create_task(ask(scheduler, device, "online"))
+        while not scheduler.queue_depth("online") or scheduler.queue_depth("batch") < 7:
+            await asyncio.sleep(0.001)
+        device.gate.set()
+        return await asyncio.gather(request, block)
+
+    assert asyncio.run(main()) == ["ONLINE", [f"R{i}" for i in range(8)]]
+    assert device.batches[:2] == [["r0"], ["online"]]
+
+
+def test_a_row_with_a_chunk_that_fails_fails_whatever_chunks_share_its_slice(device: Device, make: Any) -> None:
+    device.explode = lambda item: iter(chunks("good") + chunks("bad"))  # type: ignore[method-assign]
+
+    async def main() -> list[Any]:
+        return await run_block(make(), device, items(["row"]))
+
+    assert asyncio.run(main()) == [RowError("forward", "RuntimeError", "secret")]
+    assert device.batches == [["good", "bad"]]
+
+
 def test_slices_grow_until_they_take_their_time_and_shrink_at_once() -> None:
     size = SliceSize(budget_s=0.02)
     seconds_per_cost, found = 0.001, []
