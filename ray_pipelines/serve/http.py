@@ -103,6 +103,8 @@ def _answering(handler: Handler, bodies: Bodies, timeout_s: float) -> Any:
         begun = asyncio.Event()
         task = asyncio.ensure_future(answer(request, begun))
         watch = asyncio.ensure_future(_gone(request, begun))
+        for one in (task, watch):
+            one.add_done_callback(_noted)
         try:
             await asyncio.wait([task, watch], return_when="FIRST_COMPLETED")
             if not task.done():
@@ -114,6 +116,12 @@ def _answering(handler: Handler, bodies: Bodies, timeout_s: float) -> Any:
         return task.result() if error is None else _refusal(request, error)
 
     return answering
+
+
+def _noted(task: asyncio.Future[Any]) -> None:
+    """Takes note of how a task has ended: asyncio logs errors, with what they say, that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _gone(request: Request, begun: asyncio.Event) -> None:

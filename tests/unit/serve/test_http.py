@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,24 @@ def test_nothing_of_an_exception_is_answered_or_logged(caplog: pytest.LogCapture
         assert answer.status_code == 500
         assert "secret" not in answer.text
     assert "KeyError" in caplog.text and "secret" not in caplog.text
+
+
+def test_an_error_after_the_client_has_gone_is_not_logged_either(caplog: pytest.LogCaptureFixture) -> None:
+    app = build_app(Pipeline("text-generation", KeyError("my secret")), Guard())  # type: ignore[arg-type]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    messages = [{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    gc.collect()
+    assert sent[0]["status"] == 499
+    assert "secret" not in caplog.text
 
 
 def test_refusals_have_the_form_of_their_route() -> None:
