@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from ray_pipelines.serve.events import event_stream
 from ray_pipelines.serve.parameters import RequestParameters
-from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.refusals import Refused, told_as
 from ray_pipelines.serve.streaming import Ended, StopTexts, Token, generate
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ ONLY_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "audio": (None,),
     "web_search_options": (None,),
 }
+AS_CHAT = {"inputs: ": "messages: ", "text: ": "messages: ", "text[": "messages["}
+AS_PROMPT = {"inputs: ": "prompt: ", "text: ": "prompt: ", "text, or set truncation": "text"}
+"""How messages name what has another name in these routes, or none."""
 LENGTHS = ("max_completion_tokens", "max_tokens")
 FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 
@@ -59,14 +62,16 @@ class Chats:
         self.endpoint = endpoint
 
     async def chat(self, request: Request, body: bytes) -> Response:
-        call, sent = await self.endpoint.parse_object(body, _messages)
-        if call.is_list or isinstance(call.rows[0].get("text"), str) or not call.rows[0]:
-            raise Refused(400, "messages: expected a list of messages {role, content}.")
-        return await self._generated(sent, call.rows[0], is_chat=True)
+        with told_as(AS_CHAT):
+            call, sent = await self.endpoint.parse_object(body, _messages)
+            if call.is_list or isinstance(call.rows[0].get("text"), str) or not call.rows[0]:
+                raise Refused(400, "messages: expected a list of messages {role, content}.")
+            return await self._generated(sent, call.rows[0], is_chat=True)
 
     async def completions(self, request: Request, body: bytes) -> Response:
-        call, sent = await self.endpoint.parse_object(body, _prompt)
-        return await self._generated(sent, call.rows[0], is_chat=False)
+        with told_as(AS_PROMPT):
+            call, sent = await self.endpoint.parse_object(body, _prompt)
+            return await self._generated(sent, call.rows[0], is_chat=False)
 
     async def _generated(self, sent: dict[str, Any], fields: Mapping[str, Any], *, is_chat: bool) -> Response:
         stream, options = sent.pop("stream", None), sent.pop("stream_options", None) or {}
@@ -97,15 +102,9 @@ class Chats:
         return JSONResponse(answer.whole(choices, prompt_tokens, new_tokens))
 
     def _parameters(self, sent: Mapping[str, Any]) -> RequestParameters:
-        try:
+        length = next((name for name in LENGTHS if sent.get(name) is not None), "max_tokens")
+        with told_as({"parameters.max_new_tokens": length, "parameters.stop_sequence": "stop", "parameters.": ""}):
             return self.endpoint.parameters(_generation_parameters(sent))
-        except Refused as refused:
-            length = next((name for name in LENGTHS if sent.get(name) is not None), "max_tokens")
-            names = {"parameters.max_new_tokens": length, "parameters.stop_sequence": "stop", "parameters.": ""}
-            message = refused.message
-            for own, name in names.items():
-                message = message.replace(own, name)
-            raise Refused(refused.status, message, refused.error_type) from None
 
     async def _text(
         self, fields: Mapping[str, Any], parameters: RequestParameters, stops: list[str]

@@ -22,7 +22,7 @@ from ray_pipelines.media.audio import num_seconds
 from ray_pipelines.serve.bodies import parse_form
 from ray_pipelines.serve.chats import Chats, refuse_unknown
 from ray_pipelines.serve.endpoint import Endpoint
-from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.refusals import Refused, told_as
 from ray_pipelines.serve.replies import Payload, encode, encode_recording, response
 from ray_pipelines.serve.transcripts import FORMATS, TIMED, transcript
 
@@ -32,6 +32,8 @@ Handler = Callable[[Request, bytes], Awaitable[Response]]
 
 CTC = ("ctc", "ctc_with_lm")
 """Kinds of models that time words alone."""
+AS_INPUT = {"inputs: ": "input: ", "text: ": "input: ", "text, or set truncation": "text"}
+"""How messages name what has another name in these routes, or none."""
 SPEECH_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg", "pcm": "audio/pcm"}
 
 
@@ -81,14 +83,16 @@ class _Api:
     # --- vectors
 
     async def embeddings(self, request: Request, body: bytes) -> Response:
-        call, sent = await self.endpoint.parse_object(body, _texts)
+        with told_as(AS_INPUT):
+            call, sent = await self.endpoint.parse_object(body, _texts)
         encoding, size = sent.pop("encoding_format", None) or "float", sent.pop("dimensions", None)
         if encoding not in ("float", "base64"):
             raise Refused(400, "encoding_format: expected float or base64.")
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise Refused(400, "dimensions: expected a whole number from 1 on.")
         refuse_unknown(sent, set())
-        vectors, tokens = await self.endpoint.embed([row["text"] for row in call.rows], {"normalize": True})
+        with told_as(AS_INPUT):
+            vectors, tokens = await self.endpoint.embed([row["text"] for row in call.rows], {"normalize": True})
         vectors = [_shortened(vector, size) for vector in vectors]
         data = [
             {"object": "embedding", "index": index, "embedding": _encoded(vector, encoding)}
@@ -132,7 +136,8 @@ class _Api:
         return Response(content, media_type=media_type)
 
     async def speech(self, request: Request, body: bytes) -> Response:
-        call, sent = await self.endpoint.parse_object(body, _spoken)
+        with told_as(AS_INPUT):
+            call, sent = await self.endpoint.parse_object(body, _spoken)
         kind = sent.pop("response_format", None) or "mp3"
         if not isinstance(kind, str) or kind not in SPEECH_TYPES:
             raise Refused(400, f"response_format: expected one of {', '.join(SPEECH_TYPES)}.")
@@ -141,7 +146,8 @@ class _Api:
         if sent.pop("stream_format", None) not in (None, "audio"):
             raise Refused(400, "stream_format: expected audio.")
         refuse_unknown(sent, {"instructions"})
-        (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(call.parameters))
+        with told_as(AS_INPUT):
+            (result,) = await self.endpoint.results(call.rows, self.endpoint.parameters(call.parameters))
 
         def encoded() -> Payload:
             return Payload(encode_recording(result, kind), SPEECH_TYPES[kind])

@@ -6,12 +6,15 @@ path of this machine, or a phrase on which a client library acts. Only reasons t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray_pipelines.errors import RowError
 
-__all__ = ["Refused", "late", "refusal_of"]
+__all__ = ["Refused", "late", "refusal_of", "told_as"]
 
 OWN_REASONS = {"InvalidInput": 422, "MediaError": 422, "RowTooLarge": 413, "RowTimeout": 504}
 """Errors whose messages are sentences of this package, and the status of each."""
@@ -64,6 +67,23 @@ class Refused(Exception):
 
     def __reduce__(self) -> tuple[type[Refused], tuple[int, str, str, float]]:
         return type(self), (self.status, self.message, self.error_type, self.retry_after_s)
+
+
+@contextlib.contextmanager
+def told_as(names: Mapping[str, str]) -> Iterator[None]:
+    """Has what is refused in the block told in the words of another protocol.
+
+    Args:
+        names: Words of messages, and what is said in their place.
+    """
+    try:
+        yield
+    except Refused as refused:
+        message = refused.message
+        for own, name in names.items():
+            # Not inside of a longer name, such as messages.content.text.
+            message = re.sub(rf"(?<![\w.]){re.escape(own)}", name, message)
+        raise Refused(refused.status, message, refused.error_type, refused.retry_after_s) from None
 
 
 def late(timeout_s: float) -> Refused:

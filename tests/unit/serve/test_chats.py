@@ -70,6 +70,37 @@ def test_a_text_is_not_completed_in_its_middle(ask: Ask) -> None:
     assert answer.json()["error"]["message"] == "suffix: is not offered here. Leave it out."
 
 
+@pytest.mark.parametrize("times", [1000, 100_000])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_prompt_that_is_too_long_is_not_told_of_parameters_that_completions_lack(
+    ask: Ask, times: int, stream: bool
+) -> None:
+    answer = ask("/v1/completions", prompt="word " * times, stream=stream)
+    reason = answer.json()["error"]["message"]
+    assert answer.status_code == 413
+    assert reason.startswith("prompt: expected at most ") and reason.endswith(" Shorten the text.")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([{"type": "text"}], "messages.content.text: expected a string; got null."),
+        (None, "messages[0].content: expected a text; got null."),
+        (
+            "word " * 1000,
+            "messages: expected at most 512 tokens; got 2,017. Shorten the messages, or leave old ones out.",
+        ),
+        (
+            [{"type": "image_url", "image_url": "AAAA"}],
+            "messages: expected parts of type text, as this model takes no others; got image.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_messages_is_told_by_their_name(ask: Ask, content: Any, reason: str) -> None:
+    answer = ask(messages=[{"role": "user", "content": content}])
+    assert answer.json()["error"]["message"] == reason
+
+
 def test_what_asks_for_nothing_is_accepted(ask: Ask) -> None:
     nothing = {"n": None, "tool_choice": "auto", "modalities": ["text"], "suffix": None, "stream_options": None}
     assert ask(messages=HELLO, **nothing).status_code == 200
