@@ -240,8 +240,8 @@ class Endpoint:
         """The fields, with texts that the tokenizer cuts anyway cut where no token of theirs can matter any more.
 
         Raises:
-            RowTooLarge: Texts that it does not cut cannot be as short as the model takes them: to find that out by
-                making tokens of a megabyte takes seconds, in which other requests wait.
+            RowTooLarge: Texts that it does not cut, or the messages of a chat, cannot be as short as the model takes
+                them: to find that out by making tokens of a megabyte takes seconds, in which other requests wait.
         """
         steps = runner.steps
         if self.task.chunked or steps.is_generic:
@@ -250,16 +250,18 @@ class Endpoint:
         names = [name for name, value in fields.items() if self.task.field(name).modality in ("text", "chat")]
         if getattr(steps.parameters, "handle_long_generation", None) == "hole":
             truncate_tokens = truncate_tokens or tokenizer.model_max_length
-        if num_tokens := truncate_tokens or steps.cut_at:
+        most_tokens = min(self._max_tokens, steps.max_tokens or math.inf)
+        num_tokens = truncate_tokens or steps.cut_at
+        if num_tokens and num_tokens <= most_tokens:
             side = "left" if truncate_tokens else tokenizer.truncation_side
             cut = {name: _cut(fields[name], num_tokens, side) for name in names if isinstance(fields[name], str)}
-            return {**fields, **cut}
-        most = min(self._max_tokens, steps.max_tokens or math.inf) * MAX_CHARS_A_TOKEN
+            fields, names = {**fields, **cut}, [name for name in names if name not in cut]
+        most = most_tokens * MAX_CHARS_A_TOKEN
         num_chars = sum(_num_chars(fields[name]) for name in names)
         if num_chars > most:
             raise RowTooLarge(
-                f"inputs: expected at most {most:,.0f} characters, as the model takes {most // MAX_CHARS_A_TOKEN:,.0f} "
-                f"tokens; got {num_chars:,}. {_how_to_shorten(fields)}"
+                f"inputs: expected at most {most:,.0f} characters, as the model takes {most_tokens:,.0f} tokens; got "
+                f"{num_chars:,}. {_how_to_shorten(fields)}"
             )
         return fields
 

@@ -126,10 +126,22 @@ def test_the_end_of_a_long_prompt_is_kept(endpoint_of: EndpointOf) -> None:
     assert hole["input_ids"][0, 1 - len(ids) :].tolist() == ids[1:]
 
 
+@pytest.mark.parametrize("prompt", ["word " * 100_000, [{"role": "user", "content": "word " * 100_000}]])
+@pytest.mark.parametrize("parameters", [{}, {"truncate": 1 << 30}])
+def test_no_prompt_that_is_too_long_is_made_into_tokens_whatever_it_is_to_be_cut_to(
+    endpoint_of: EndpointOf, monkeypatch: pytest.MonkeyPatch, prompt: Any, parameters: dict[str, Any]
+) -> None:
+    endpoint = endpoint_of("text-generation", "llama-chat")
+    lengths = lengths_of_texts(monkeypatch, tokenizer_of(endpoint))
+    refused = asyncio.run(prepared(endpoint, prompt, parameters))
+    assert (refused.type, lengths) == ("RowTooLarge", [])
+
+
 def test_a_chat_that_is_too_long_is_not_told_of_parameters_that_chats_lack(endpoint_of: EndpointOf) -> None:
     endpoint = endpoint_of("text-generation", "llama-chat", max_new_tokens=4)
-    for times in (2000, 100_000):
-        refused = asyncio.run(prepared(endpoint, [{"role": "user", "content": "word " * times}], {}))
+    for times, parameters in ((2000, {}), (100_000, {}), (100_000, {"truncate": 5}), (100_000, {"truncation": True})):
+        chat = [{"role": "user", "content": "word " * times}]
+        refused = asyncio.run(prepared(endpoint, chat, parameters))
         assert refused.type == "RowTooLarge"
         assert "Shorten the messages" in refused.message and "truncat" not in refused.message
 
