@@ -97,8 +97,16 @@ async def generate(
 
     prompt_cost = sum(map(cost, chunks)) if isinstance(chunks, list) else 0
     task = asyncio.create_task(endpoint.scheduler.call(run, prompt_cost + runner.steps.extra_cost))
-    task.add_done_callback(lambda _: listener.put_end())
     deadline = asyncio.get_running_loop().call_later(endpoint.serving.serve.timeout_s, listener.expire)
+
+    def done(task: asyncio.Task[Any]) -> None:
+        deadline.cancel()
+        listener.put_end()
+        if not task.cancelled():
+            # Nobody may be there to await it; asyncio would log that.
+            task.exception()
+
+    task.add_done_callback(done)
     try:
         while (token := await listener.queue.get()) is not None:
             yield token

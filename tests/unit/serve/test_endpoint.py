@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import ray_pipelines as rp
-from ray_pipelines.serve.config import Serving
+from ray_pipelines.serve.config import ServeConfig, Serving
 from ray_pipelines.serve.endpoint import MAX_CHARS_A_TOKEN, Endpoint
 from ray_pipelines.serve.parameters import RequestParameters
 from ray_pipelines.serve.refusals import Refused
+from ray_pipelines.serve.streaming import Ended, generate
 
 
 class Noted(Endpoint):
@@ -156,3 +157,19 @@ def test_the_tokens_of_embedded_texts_are_those_that_the_model_was_given(
     assert len(vectors) == 4
     assert sorted(lengths) == [3] + [tokenizer.model_max_length * MAX_CHARS_A_TOKEN] * 3
     assert num_tokens == 3 * tokenizer.model_max_length + len(tokenizer("dog")["input_ids"])
+
+
+def test_a_text_that_was_generated_in_time_is_not_late_for_those_who_read_it_slowly(endpoint_of: EndpointOf) -> None:
+    endpoint = endpoint_of("text-generation", "llama-chat")
+
+    async def read(pause_s: float) -> list[Any]:
+        tokens = []
+        async for token in generate(endpoint, {"text": "Hello"}, endpoint.parameters({"max_new_tokens": 3})):
+            tokens.append(token)
+            await asyncio.sleep(pause_s)
+        return tokens
+
+    asyncio.run(read(0))
+    endpoint.serving = Serving(task="text-generation", serve=ServeConfig(timeout_s=1))
+    *_, last = asyncio.run(read(0.6))
+    assert isinstance(last, Ended) and last.num_tokens == 3
