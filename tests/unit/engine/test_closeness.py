@@ -22,6 +22,12 @@ def test_without_a_confidence_integers_must_be_equal() -> None:
     assert are_close(one, other, is_exact=False)
 
 
+def test_levels_of_pixels_may_be_rounded_to_the_next() -> None:
+    one, next_to_it, other = ({"pixels": torch.tensor([[0, level]], dtype=torch.uint8)} for level in (254, 255, 0))
+    assert are_close(one, next_to_it, is_exact=True)
+    assert not are_close(one, other, is_exact=True)
+
+
 def test_a_model_that_overflows_is_compared_by_the_numbers_it_has() -> None:
     one = {"logits": torch.tensor([[1.0, float("nan"), float("inf"), -float("inf")]])}
     assert are_close(one, {"logits": one["logits"] * 1.00001}, is_exact=True)

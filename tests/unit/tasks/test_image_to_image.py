@@ -48,6 +48,25 @@ def test_images_of_one_padded_size_share_a_forward_and_keep_their_own_size(model
     assert [decode(result).size for result in results] == [(34, 34), (40, 40), (46, 36), (32, 32)]
 
 
+def test_a_level_that_a_batch_rounds_to_the_next_does_not_end_batches(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rp.pipeline("image-to-image", model=model("swin2sr"), device="cpu")._runner()
+    forward = runner.steps.forward
+
+    def rounded(inputs: Any) -> Any:
+        outputs = forward(inputs)
+        if len(outputs["pixels"]) > 1:
+            pixels = outputs["pixels"].int()
+            outputs["pixels"] = (pixels + torch.where(pixels < 255, 1, -1)).to(torch.uint8)
+        return outputs
+
+    monkeypatch.setattr(runner.steps, "forward", rounded)
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+    assert len(list(runner.run(runner.steps.item_of_input(image) for image in images))) == 3
+    assert runner.counters.max_size > 1
+
+
 def test_a_model_of_one_channel_gets_and_gives_grey_images() -> None:
     config = transformers.Swin2SRConfig(
         image_size=16, num_channels=1, embed_dim=8, depths=(1,), num_heads=(2,), window_size=4, upscale=4
