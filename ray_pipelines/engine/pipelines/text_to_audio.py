@@ -60,6 +60,9 @@ class TextToAudioPipeline(transformers.TextToAudioPipeline):  # type: ignore[mis
             raise InvalidInput("speaker_embeddings: expected a list of numbers.") from None
         if voice.ndim != 1 or not np.isfinite(voice).all():
             raise InvalidInput(f"speaker_embeddings: expected finite numbers in a row; got shape {list(voice.shape)}.")
+        length = getattr(self.model.config, "speaker_embedding_dim", None)
+        if length is not None and len(voice) != length:
+            raise InvalidInput(f"speaker_embeddings: expected {length} numbers for this model; got {len(voice)}.")
         return torch.from_numpy(voice)[None].to(self.model.dtype)
 
     def _forward(self, model_inputs: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:

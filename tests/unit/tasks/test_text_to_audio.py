@@ -87,6 +87,8 @@ def test_spectrograms_become_sound_by_the_vocoder_that_is_named(model: Model) ->
     assert clips[0].shape != clips[1].shape or not np.allclose(*clips)
     (error,) = spec.run(["a voice is missing"])
     assert isinstance(error, rp.RowError) and "speaker_embeddings" in error.message
+    (error,) = spec.run([{"text": "hello", "speaker_embeddings": [1.0, 2.0]}])
+    assert isinstance(error, rp.RowError) and "expected 4 numbers for this model; got 2" in error.message
 
 
 def test_inputs_and_clips_survive_the_way_between_stages(model: Model) -> None:
