@@ -11,6 +11,8 @@ What one bad row can do is bounded here:
   `2 log2(n)` failed parts of a batch of n the rest of it runs one by one, and while most rows fail, batches are not
   even tried. If every chunk succeeds by itself, this model cannot be batched (no padding token, say), and from then on
   is not;
+- padding must not save a row that is too short for its model (CANINE): a chunk shorter than any that has run by
+  itself is tried by itself;
 - a batch must not change results: the first one is compared with one of its chunks alone, and where they differ (a
   state that rows share) rows run one by one. So are the first padded batches, with chunks of several lengths: where
   they differ (convolutions across tokens, masks that a model ignores, sometimes at certain lengths only) only chunks of
@@ -154,6 +156,7 @@ class Forwards:
         self._padding_checks = 1 if steps.extra_cost else CHECKED_BATCHES
         self._batching_is_checked = False
         self._failing = 0.0
+        self._shortest = float("inf")
         counters.max_size = self._max_size
 
     def __call__(self, chunks: Sequence[Any], rows: Sequence[int]) -> list[Any]:
@@ -371,7 +374,10 @@ class Forwards:
         if len(chunks) > 1 and not self._is_as_alone(chunks, outputs):
             return [output for chunk in chunks for output in self._forward_or_split([chunk])]
         self._count(chunks)
-        return outputs
+        if len(chunks) == 1:
+            self._note_length(chunks[0])
+            return outputs
+        return self._without_too_short(chunks, outputs)
 
     def _step(self, chunks: Sequence[Any], function: Callable[[], Any]) -> Any:
         rows = sorted({self._rows[id(chunk)] for chunk in chunks})
@@ -410,7 +416,32 @@ class Forwards:
 
     def _has_same_alone(self, chunk: Any, output: Any) -> bool:
         alone = self._step([chunk], lambda: self._steps.forward(chunk))
-        return isinstance(alone, RowError) or are_close(alone, output, self._steps.is_exact)
+        if isinstance(alone, RowError):
+            return True
+        self._note_length(chunk)
+        return are_close(alone, output, self._steps.is_exact)
+
+    def _without_too_short(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+        """The outputs, with an error for each chunk that is too short for the model but for its padding.
+
+        Only chunks shorter than any that has run by itself are asked, from the shortest to the first that runs.
+        """
+        lengths = [num_tokens(chunk) or 0 for chunk in chunks]
+        made = list(outputs)
+        for index in sorted(range(len(chunks)), key=lengths.__getitem__):
+            chunk = chunks[index]
+            if lengths[index] >= min(self._shortest, max(lengths)):
+                break
+            alone = self._step([chunk], partial(self._steps.forward, chunk))
+            if not isinstance(alone, RowError):
+                self._note_length(chunk)
+            elif not isinstance(alone.__cause__, RowTimeout) and not self._does_not_fit(alone):
+                made[index] = alone
+        return made
+
+    def _note_length(self, chunk: Any) -> None:
+        """Notes that a chunk of this length runs by itself."""
+        self._shortest = min(self._shortest, num_tokens(chunk) or 0)
 
     def _forward_batch(self, chunks: Sequence[Any], padding: Padding) -> list[Any]:
         outputs = self._steps.forward(collate(chunks, padding))

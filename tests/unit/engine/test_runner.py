@@ -39,6 +39,7 @@ class FakeSteps:
         mixes: A batch changes the outputs, whether it is padded or not.
         max_batch: A larger batch fails with an error of another kind.
         fatal: Numbers that destroy the device.
+        shortest: Shorter inputs fail, unless padding makes them so long.
     """
 
     task = Task()
@@ -64,8 +65,9 @@ class FakeSteps:
         max_batch: int = 10**9,
         fatal: Sequence[int] = (),
         mixes: bool = False,
+        shortest: int = 0,
     ) -> None:
-        self.mixes = mixes
+        self.mixes, self.shortest = mixes, shortest
         self.capacity, self.guilty, self.leaks, self.max_batch, self.fatal = capacity, guilty, leaks, max_batch, fatal
         self.batches: list[list[int]] = []
 
@@ -89,6 +91,8 @@ class FakeSteps:
             raise RuntimeError("CUDA error: device-side assert triggered")
         if set(numbers) & set(self.guilty):
             raise IndexError("index out of range in self")
+        if ids.shape[1] < self.shortest:
+            raise RuntimeError("max_pool1d() Invalid computed output size: 0")
         if len(numbers) > self.max_batch:
             raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
         doubled = 2.0 * ids.max(dim=1, keepdim=True).values
@@ -249,6 +253,15 @@ def test_batch_that_changes_results_is_noticed_and_rows_run_one_by_one(numbers: 
     steps = FakeSteps(mixes=True)
     assert run(steps, items, max_size=8, window_rows=4) == doubled(items)
     assert all(len(batch) == 1 for batch in steps.batches[-4:])
+
+
+def test_a_row_that_is_too_short_by_itself_fails_beside_longer_ones_too() -> None:
+    steps = FakeSteps(shortest=4)
+    items = [[5], [2], [6], [9], *[[4], [5]] * 8, [3], [7]]
+    results = run(steps, items, max_size=8, window_rows=2)
+    assert [index for index, result in enumerate(results) if isinstance(result, RowError)] == [1, len(items) - 2]
+    assert [result for result in results if not isinstance(result, RowError)] == [[2.0 * n] for [n] in items if n > 3]
+    assert any(len(set(batch)) > 1 for batch in steps.batches[-4:])
 
 
 def test_only_the_first_batch_and_the_first_padded_ones_are_compared() -> None:
