@@ -138,8 +138,7 @@ class RowError(RayPipelinesError):
     """One row failed: what a dead letter says.
 
     Attributes:
-        stage: Where it failed: `read`, `decode`, `preprocess`, `forward`, `postprocess` or
-            `write`.
+        stage: Where it failed: `read`, `decode`, `preprocess`, `forward`, `postprocess` or `write`.
         type: Name of the error's class, e.g. `MediaError`.
         message: The reason, one line of at most 500 characters.
     """

@@ -11,8 +11,8 @@ What one bad row can do is bounded here:
   `2 log2(n)` failed parts of a batch of n the rest of it runs one by one, and while most rows fail, batches are not
   even tried. If every chunk succeeds by itself, this model cannot be batched (no padding token, say), and from then on
   is not;
-- padding must not save a row that is too short for its model (CANINE): a chunk shorter than any that has run by
-  itself is tried by itself;
+- padding must not save a row that is too short for its model (CANINE): a chunk of few tokens, fewer than any that has
+  run by itself, is tried by itself;
 - a batch must not change results: the first one is compared with one of its chunks alone, and where they differ (a
   state that rows share) rows run one by one. So are the first padded batches, with chunks of several lengths: where
   they differ (convolutions across tokens, masks that a model ignores, sometimes at certain lengths only) only chunks of
@@ -63,6 +63,8 @@ CPU_MAX_SIZE, GPU_MAX_SIZE = 256, 1024
 MEMORY_SHARE = 0.9
 MEMORY_CHECK_S = 1.0
 FAILING_SHARE = 0.5
+SHORT_TOKENS = 16
+"""A model that takes inputs of some length only takes those of so many tokens."""
 CHECKED_BATCHES, CHECKED_CHUNKS = 3, 4
 """So many padded batches are compared with so many of their chunks alone: models that pool tokens by fours, say, are
 wrong at every fourth length only. Where tokens are generated, which takes long, it is one of one."""
@@ -424,13 +426,15 @@ class Forwards:
     def _without_too_short(self, chunks: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
         """The outputs, with an error for each chunk that is too short for the model but for its padding.
 
-        Only chunks shorter than any that has run by itself are asked, from the shortest to the first that runs.
+        Only chunks of fewer tokens than any that has run by itself are asked, from the shortest to the first that runs.
         """
+        if self._steps.extra_cost:
+            return list(outputs)
         lengths = [num_tokens(chunk) or 0 for chunk in chunks]
         made = list(outputs)
         for index in sorted(range(len(chunks)), key=lengths.__getitem__):
             chunk = chunks[index]
-            if lengths[index] >= min(self._shortest, max(lengths)):
+            if lengths[index] >= min(self._shortest, SHORT_TOKENS, max(lengths)):
                 break
             alone = self._step([chunk], partial(self._steps.forward, chunk))
             if not isinstance(alone, RowError):
