@@ -25,6 +25,7 @@ __all__ = [
     "empty_table",
     "errors_to_arrow",
     "is_list",
+    "python_rows",
     "results_to_arrow",
     "set_column",
 ]
@@ -131,6 +132,28 @@ def set_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
 def empty_table(schema: pa.Schema) -> pa.Table:
     """A table without rows; that of pyarrow's schemas is none for tensors and within structs for any extension type."""
     return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def python_rows(
+    table: pa.Table, instead: Callable[[str, pa.ChunkedArray, Exception], list[Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a table as Python's values.
+
+    Args:
+        table: The table.
+        instead: Given a column's name, the column, and why Python cannot hold it, such as for a date after the year
+            9999: its values.
+    """
+
+    def values_of(name: str, column: pa.ChunkedArray) -> list[Any]:
+        try:
+            values: list[Any] = column.to_pylist()
+        except (OverflowError, ValueError) as error:
+            values = instead(name, column, error)
+        return values
+
+    columns = map(values_of, table.column_names, table.itercolumns())
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_pipelines.arrow import is_list
+from ray_pipelines.arrow import is_list, python_rows
 from ray_pipelines.errors import JobError
 
 __all__ = ["array_of_json", "held_type", "json_rows", "json_value"]
@@ -46,20 +46,15 @@ def json_rows(table: pa.Table) -> list[dict[str, Any]]:
         stored = _stored(field.type, for_json=True)
         if stored != field.type:
             table = table.set_column(index, field.name, table[index].cast(stored))
-    columns = [_python_values(table[index], field) for index, field in enumerate(table.schema)]
-    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-
-def _python_values(column: pa.ChunkedArray, field: pa.Field) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError) as error:
+    def refuse(name: str, column: pa.ChunkedArray, error: Exception) -> list[Any]:
         raise JobError(
-            f'write.format: column "{field.name}" ({field.type}) has a value that JSON lines cannot hold ({error}). '
+            f'write.format: column "{name}" ({column.type}) has a value that JSON lines cannot hold ({error}). '
             "Leave it out with write.columns, or set write.format: parquet; in another folder, or with write.mode: "
             "overwrite."
         ) from None
-    return values
+
+    return python_rows(table, refuse)
 
 
 def json_value(value: Any) -> Any:

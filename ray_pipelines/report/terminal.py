@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ray_pipelines.arrow import python_rows
 from ray_pipelines.report.figures import Figures
 from ray_pipelines.report.html import duration
 from ray_pipelines.report.metrics import Progress, RunReport
@@ -212,17 +213,12 @@ def _figure_rows(figures: Figures) -> list[tuple[str, str]]:
 
 def rows_to_print(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a table as Python values; as texts those that Python has not, such as dates after the year 9999."""
-    columns = [_python_values(table[index]) for index in range(table.num_columns)]
-    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-
-def _python_values(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError):
+    def as_text(name: str, column: pa.ChunkedArray, error: Exception) -> list[Any]:
         is_text = pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type)
-        values = column.cast(pa.string()).to_pylist() if is_text else ["…"] * len(column)
-    return values
+        return column.cast(pa.string()).to_pylist() if is_text else ["…"] * len(column)
+
+    return python_rows(table, as_text)
 
 
 def prediction_table(rows: list[dict[str, Any]], title: str = "the first predictions") -> Table:
