@@ -176,7 +176,10 @@ def test_commas_without_a_label_between_them_make_none() -> None:
 
 
 @pytest.mark.parametrize("kind", soundfile.available_formats())
-def test_only_recordings_of_well_known_kinds_are_taken(kind: str) -> None:
+def test_only_recordings_of_well_known_kinds_are_taken(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # libsndfile writes a file beside SD2, also where that is in memory
     file = io.BytesIO()
     subtypes = {"RAW": "PCM_16", "MP3": "MPEG_LAYER_III", "PVF": "PCM_16"}
     soundfile.write(file, [0.0] * 8000, 8000, format=kind, subtype=subtypes.get(kind))
