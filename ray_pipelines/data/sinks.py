@@ -279,15 +279,15 @@ def column_problems(write: WriteConfig, schema: pa.Schema) -> list[str]:
         f'write.columns: column "{field.name}" is {field.type}, which {name} cannot hold. Leave it out with '
         f"write.columns, or set write.format: {other}."
         for field in schema
-        if (not _is_writable(field) if is_parquet else _has_a_name_twice(field.type))
+        if (not _is_writable(field) if is_parquet else not _is_json(field.type))
     ]
 
 
-def _has_a_name_twice(kind: pa.DataType) -> bool:
-    """Whether objects in values of a type have two fields of one name."""
+def _is_json(kind: pa.DataType) -> bool:
+    """Whether JSON can hold values of a type: no objects with two fields of one name, no months beside days."""
     fields = [kind.field(index) for index in range(kind.num_fields)]
-    names = {field.name for field in fields}
-    return (pa.types.is_struct(kind) and len(names) < len(fields)) or any(_has_a_name_twice(f.type) for f in fields)
+    has_a_name_twice = pa.types.is_struct(kind) and len({field.name for field in fields}) < len(fields)
+    return not has_a_name_twice and not pa.types.is_interval(kind) and all(_is_json(field.type) for field in fields)
 
 
 def _is_writable(field: pa.Field) -> bool:

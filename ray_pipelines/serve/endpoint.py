@@ -35,7 +35,7 @@ from ray_pipelines.serve.rows import MEDIA
 from ray_pipelines.serve.scheduler import Scheduler
 from ray_pipelines.serve.totals import check_totals
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "first_values"]
 
 T = TypeVar("T")
 
@@ -353,9 +353,20 @@ class Endpoint:
             return _similarities(vectors)
         if call.is_list:
             vectors, _ = await self.embed([row.get("text", "") for row in call.rows], sent)
-            return [vector[:size] for vector in vectors]
+            return [first_values(vector, size) for vector in vectors]
         (result,) = await self.results(call.rows, self.parameters(sent))
-        return [result[..., :size]]
+        return [first_values(result, size)]
+
+
+def first_values(vectors: Any, size: int | None) -> Any:
+    """The first `size` values of a vector, or of each of an array `[..., hidden]`; unset, all.
+
+    Raises:
+        Refused: 422: there are not so many.
+    """
+    if size is not None and size > vectors.shape[-1]:
+        raise Refused(422, f"dimensions: expected at most the {vectors.shape[-1]:,} that the model's vectors have.")
+    return vectors[..., :size]
 
 
 def _vocabulary_size(model: Any) -> int | None:

@@ -27,7 +27,7 @@ from ray_pipelines.serve.bodies import Bodies
 from ray_pipelines.serve.endpoint import Endpoint
 from ray_pipelines.serve.events import event_stream, token_events, with_details
 from ray_pipelines.serve.openai import openai_routes
-from ray_pipelines.serve.refusals import Refused, late
+from ray_pipelines.serve.refusals import Refused, late, told_as
 from ray_pipelines.serve.replies import encode, response
 from ray_pipelines.serve.schema import openapi_document
 from ray_pipelines.serve.security import Guard
@@ -37,6 +37,8 @@ __all__ = ["build_app"]
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request, bytes], Awaitable[Response]]
+AS_INPUTS = {"text[": "inputs["}
+"""How messages name those of a chat, which Hugging Face's clients send as `inputs`."""
 
 
 def build_app(
@@ -54,14 +56,15 @@ def build_app(
     bodies = Bodies(options.limits.max_body_bytes, options.max_queue_bytes, options.timeout_s)
 
     async def infer(request: Request, body: bytes) -> Response:
-        call = await endpoint.parse(request.headers.get("content-type"), body)
-        if call.stream:
-            return await event_stream(token_events(endpoint, call))
-        parameters = endpoint.parameters(call.parameters) if endpoint.task.name == "text-generation" else None
-        if parameters is not None and parameters.details:
-            answers = await with_details(endpoint, call)
-            return response(await encode(lambda: answers, answers, endpoint.limits))
-        return response(await endpoint.answer(call, as_picture=_asks_for_picture(request)))
+        with told_as(AS_INPUTS):
+            call = await endpoint.parse(request.headers.get("content-type"), body)
+            if call.stream:
+                return await event_stream(token_events(endpoint, call))
+            parameters = endpoint.parameters(call.parameters) if endpoint.task.name == "text-generation" else None
+            if parameters is not None and parameters.details:
+                answers = await with_details(endpoint, call)
+                return response(await encode(lambda: answers, answers, endpoint.limits))
+            return response(await endpoint.answer(call, as_picture=_asks_for_picture(request)))
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from ray_pipelines.media.audio import num_seconds
 from ray_pipelines.serve.bodies import parse_form
 from ray_pipelines.serve.chats import Chats, refuse_unknown
-from ray_pipelines.serve.endpoint import Endpoint
+from ray_pipelines.serve.endpoint import Endpoint, first_values
 from ray_pipelines.serve.refusals import Refused, told_as
 from ray_pipelines.serve.replies import Payload, encode, encode_recording, response
 from ray_pipelines.serve.transcripts import FORMATS, TIMED, transcript
@@ -176,9 +176,9 @@ def _shortened(vector: Any, size: int | None) -> Any:
     """The first values of a vector, scaled to length 1 again."""
     import numpy as np
 
-    if size is None or size >= len(vector):
+    if size is None:
         return vector
-    part = vector[:size]
+    part = first_values(vector, size)
     return part / max(float(np.linalg.norm(part)), 1e-12)
 
 

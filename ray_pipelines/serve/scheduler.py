@@ -85,6 +85,17 @@ class Scheduler:
         self._variants.move_to_end(key)
         return self._variants[key]
 
+    def admit(self) -> None:
+        """Looks whether there is room for one more input, before anything is done for it.
+
+        Raises:
+            Refused: There is none (429).
+        """
+        wait_s = self._device.queue_s
+        if self.num_waiting >= self._config.max_queue_requests or wait_s > self._config.max_queue_s:
+            self.stats.num_refused += 1
+            raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=max(1.0, wait_s / 2))
+
     async def run(self, runner: Runner, prepare: Callable[[], Any]) -> Any:
         """The result of one online input.
 
@@ -95,7 +106,7 @@ class Scheduler:
         Raises:
             Refused: No room (429), too late (504), or the input cannot be processed.
         """
-        self._admit()
+        self.admit()
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
         loop, timeout_s, caller = asyncio.get_running_loop(), self._config.timeout_s, current_caller()
@@ -145,7 +156,7 @@ class Scheduler:
         Raises:
             Refused: No room (429).
         """
-        self._admit()
+        self.admit()
         self._last_online_s = time.monotonic()
         self.num_waiting += 1
         job = Job(asyncio.get_running_loop(), float("inf"))
@@ -209,12 +220,6 @@ class Scheduler:
         self._cpu.close()
 
     # --- on the way to the device
-
-    def _admit(self) -> None:
-        wait_s = self._device.queue_s
-        if self.num_waiting >= self._config.max_queue_requests or wait_s > self._config.max_queue_s:
-            self.stats.num_refused += 1
-            raise Refused(429, "The endpoint is busy; try again later.", retry_after_s=max(1.0, wait_s / 2))
 
     def _enter_call(self, job: Job, function: Callable[[], Any], cost: int) -> None:
         self._device.put("online", [Entry(job, 0, cost, cost, call=function)])

@@ -84,6 +84,7 @@ async def generate(
     runner = endpoint.runner(parameters)
     truncate = parameters.truncate_tokens
     is_random = runner.steps.is_random
+    endpoint.scheduler.admit()
     chunks = None if is_random else await endpoint.scheduler.on_cpu(lambda: endpoint.prepare(runner, fields, truncate))
     listener = _Listener(runner)
 

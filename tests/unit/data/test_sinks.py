@@ -155,6 +155,12 @@ def test_a_column_with_two_fields_of_one_name_is_refused_where_it_becomes_json()
         assert 'column "odd" is' in problem and "which JSON cannot hold" in problem
 
 
+def test_intervals_of_months_and_days_are_refused_where_they_become_json() -> None:
+    schema = pa.schema({"wait": pa.list_(pa.month_day_nano_interval()), "fine": pa.duration("s")})
+    (problem,) = column_problems(WriteConfig(path="x", format="jsonl"), schema)
+    assert 'column "wait" is' in problem
+
+
 def test_extension_types_are_written() -> None:
     types = (pa.uuid(), pa.bool8(), pa.fixed_shape_tensor(pa.float32(), (2, 2), permutation=[0, 1]))
     schema = pa.schema([(f"{kind} {outer}", outer) for kind in types for outer in (kind, pa.struct([("x", kind)]))])

@@ -173,3 +173,18 @@ def test_a_text_that_was_generated_in_time_is_not_late_for_those_who_read_it_slo
     endpoint.serving = Serving(task="text-generation", serve=ServeConfig(timeout_s=1))
     *_, last = asyncio.run(read(0.6))
     assert isinstance(last, Ended) and last.num_tokens == 3
+
+
+def test_a_generation_without_room_is_refused_before_its_prompt_is_made_into_tokens(
+    endpoint_of: EndpointOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = endpoint_of("text-generation", "llama-chat")
+    lengths = lengths_of_texts(monkeypatch, tokenizer_of(endpoint))
+    endpoint.scheduler.num_waiting = ServeConfig().max_queue_requests
+
+    async def read() -> list[Any]:
+        return [token async for token in generate(endpoint, {"text": "Hello"}, endpoint.parameters({}))]
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(read())
+    assert (refused.value.status, lengths) == (429, [])
