@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Each has a cluster of its own, whose start Ray gives 30 seconds, however busy the machine is.
+ALONE := tests/e2e/test_submit.py tests/e2e/test_notebooks.py
 BENCHMARKS := $(filter-out __init__ common contenders http_load,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .PHONY: install demo test test-gpu bench lint pages format clean
@@ -19,8 +21,8 @@ demo: $(INSTALLED)  ## classify the handwritten digits of scikit-learn, from Par
 
 test: $(INSTALLED)  ## run the whole suite on two processes, each with its Ray cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=60 --ignore tests/unit --ignore tests/e2e/test_submit.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_submit.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=60 --ignore tests/unit $(addprefix --ignore=,$(ALONE))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=6 $(ALONE)
 
 test-gpu: $(INSTALLED)  ## run the tests that need CUDA
 	$(BIN)/python -m pytest tests/gpu
