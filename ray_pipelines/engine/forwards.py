@@ -431,15 +431,15 @@ class Forwards:
         if self._steps.extra_cost:
             return list(outputs)
         lengths = [num_tokens(chunk) or 0 for chunk in chunks]
+        bound = min(self._shortest, SHORT_TOKENS, max(lengths))
         made = list(outputs)
-        for index in sorted(range(len(chunks)), key=lengths.__getitem__):
+        for index in sorted((n for n, length in enumerate(lengths) if length < bound), key=lengths.__getitem__):
             chunk = chunks[index]
-            if lengths[index] >= min(self._shortest, SHORT_TOKENS, max(lengths)):
-                break
             alone = self._step([chunk], partial(self._steps.forward, chunk))
             if not isinstance(alone, RowError):
                 self._note_length(chunk)
-            elif not isinstance(alone.__cause__, RowTimeout) and not self._does_not_fit(alone):
+                break
+            if not isinstance(alone.__cause__, RowTimeout) and not self._does_not_fit(alone):
                 made[index] = alone
         return made
 

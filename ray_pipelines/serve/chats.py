@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from ray_pipelines.serve.events import event_stream
 from ray_pipelines.serve.parameters import RequestParameters
-from ray_pipelines.serve.refusals import Refused, told_as
+from ray_pipelines.serve.refusals import Refused, input_named, told_as
 from ray_pipelines.serve.streaming import Ended, StopTexts, Token, generate
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ ONLY_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     "audio": (None,),
     "web_search_options": (None,),
 }
-AS_CHAT = {"inputs: ": "messages: ", "text: ": "messages: ", "text[": "messages["}
-AS_PROMPT = {"inputs: ": "prompt: ", "text: ": "prompt: ", "text, or set truncation": "text"}
-"""How messages name what has another name in these routes, or none."""
 LENGTHS = ("max_completion_tokens", "max_tokens")
 FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 
@@ -62,14 +59,14 @@ class Chats:
         self.endpoint = endpoint
 
     async def chat(self, request: Request, body: bytes) -> Response:
-        with told_as(AS_CHAT):
+        with told_as(input_named("messages")):
             call, sent = await self.endpoint.parse_object(body, _messages)
             if call.is_list or isinstance(call.rows[0].get("text"), str) or not call.rows[0]:
                 raise Refused(400, "messages: expected a list of messages {role, content}.")
             return await self._generated(sent, call.rows[0], is_chat=True)
 
     async def completions(self, request: Request, body: bytes) -> Response:
-        with told_as(AS_PROMPT):
+        with told_as(input_named("prompt")):
             call, sent = await self.endpoint.parse_object(body, _prompt)
             return await self._generated(sent, call.rows[0], is_chat=False)
 

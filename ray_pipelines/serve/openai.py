@@ -22,7 +22,7 @@ from ray_pipelines.media.audio import num_seconds
 from ray_pipelines.serve.bodies import parse_form
 from ray_pipelines.serve.chats import Chats, refuse_unknown
 from ray_pipelines.serve.endpoint import Endpoint, first_values
-from ray_pipelines.serve.refusals import Refused, told_as
+from ray_pipelines.serve.refusals import Refused, input_named, told_as
 from ray_pipelines.serve.replies import Payload, encode, encode_recording, response
 from ray_pipelines.serve.transcripts import FORMATS, TIMED, transcript
 
@@ -32,8 +32,7 @@ Handler = Callable[[Request, bytes], Awaitable[Response]]
 
 CTC = ("ctc", "ctc_with_lm")
 """Kinds of models that time words alone."""
-AS_INPUT = {"inputs: ": "input: ", "text: ": "input: ", "text, or set truncation": "text"}
-"""How messages name what has another name in these routes, or none."""
+AS_INPUT = input_named("input")
 SPEECH_TYPES = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg", "pcm": "audio/pcm"}
 
 

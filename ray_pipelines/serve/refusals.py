@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_pipelines.errors import RowError
 
-__all__ = ["Refused", "late", "refusal_of", "told_as"]
+__all__ = ["Refused", "input_named", "late", "refusal_of", "told_as"]
 
 OWN_REASONS = {"InvalidInput": 422, "MediaError": 422, "RowTooLarge": 413, "RowTimeout": 504}
 """Errors whose messages are sentences of this package, and the status of each."""
@@ -84,6 +84,11 @@ def told_as(names: Mapping[str, str]) -> Iterator[None]:
             # Not inside of a longer name, such as messages.content.text.
             message = re.sub(rf"(?<![\w.]){re.escape(own)}", name, message)
         raise Refused(refused.status, message, refused.error_type, refused.retry_after_s) from None
+
+
+def input_named(name: str) -> dict[str, str]:
+    """For `told_as`: the input's name in a route that has another for it, and no parameter that truncates it."""
+    return {"inputs: ": f"{name}: ", "text: ": f"{name}: ", "text[": f"{name}[", "text, or set truncation": "text"}
 
 
 def late(timeout_s: float) -> Refused:

@@ -21,9 +21,10 @@ Why not `@serve.batch`: it forms batches before it can run them, fails all for o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from ray_pipelines.engine.counters import Counters
@@ -106,9 +107,6 @@ class Scheduler:
         Raises:
             Refused: No room (429), too late (504), or the input cannot be processed.
         """
-        self.admit()
-        self._last_online_s = time.monotonic()
-        self.num_waiting += 1
         loop, timeout_s, caller = asyncio.get_running_loop(), self._config.timeout_s, current_caller()
 
         def put(step: Callable[[], Any], done: Callable[[Any], None]) -> None:
@@ -126,19 +124,17 @@ class Scheduler:
             put(lambda: runner.postprocess(outputs), job.resolve)
 
         job = Job(loop, time.monotonic() + timeout_s, finish=finish)
-        timer = loop.call_later(timeout_s, job.resolve, late(timeout_s))
-        try:
-            if runner.steps.is_random:
-                # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
-                self._enter_call(job, lambda: next(iter(runner.outputs([prepare()]))), runner.steps.extra_cost)
-            else:
-                put(begin, begun)
-            result = await job.future
-        finally:
-            timer.cancel()
-            job.is_dropped = True
-            job.finish = None  # It refers to the job: outputs would stay until the garbage is collected.
-            self.num_waiting -= 1
+        with self._waiting_for(job):
+            timer = loop.call_later(timeout_s, job.resolve, late(timeout_s))
+            try:
+                if runner.steps.is_random:
+                    # Random numbers are the process's: preprocessing under a seed belongs to the thread that forwards.
+                    self._enter_call(job, lambda: next(iter(runner.outputs([prepare()]))), runner.steps.extra_cost)
+                else:
+                    put(begin, begun)
+                result = await job.future
+            finally:
+                timer.cancel()
         if isinstance(result, Refused):
             raise result
         if isinstance(result, RowError):
@@ -156,16 +152,10 @@ class Scheduler:
         Raises:
             Refused: No room (429).
         """
-        self.admit()
-        self._last_online_s = time.monotonic()
-        self.num_waiting += 1
         job = Job(asyncio.get_running_loop(), float("inf"))
-        self._enter_call(job, function, cost)
-        try:
+        with self._waiting_for(job):
+            self._enter_call(job, function, cost)
             return await job.future
-        finally:
-            job.is_dropped = True
-            self.num_waiting -= 1
 
     async def on_cpu(self, function: Callable[[], T]) -> T:
         """The result of `function()`, run on the CPU thread ahead of batch work.
@@ -220,6 +210,19 @@ class Scheduler:
         self._cpu.close()
 
     # --- on the way to the device
+
+    @contextlib.contextmanager
+    def _waiting_for(self, job: Job) -> Iterator[None]:
+        """Admits a job of a request, which waits for it in the block; after it nobody does any more."""
+        self.admit()
+        self._last_online_s = time.monotonic()
+        self.num_waiting += 1
+        try:
+            yield
+        finally:
+            job.is_dropped = True
+            job.finish = None  # It refers to the job: outputs would stay until the garbage is collected.
+            self.num_waiting -= 1
 
     def _enter_call(self, job: Job, function: Callable[[], Any], cost: int) -> None:
         self._device.put("online", [Entry(job, 0, cost, cost, call=function)])
